@@ -1,0 +1,68 @@
+"""Day 02: what a transaction, a block and a chain are made of."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import blockchain_server
+import pytest
+from blockchain_server import Block, BlockChain, Transaction
+from conftest import ROOT
+
+
+def test_a_transaction_has_five_fields():
+    assert vars(Transaction("alice", "bob", 50, 1, "Thank you")) == {
+        "sender": "alice",
+        "receiver": "bob",
+        "amounts": 50,
+        "fee": 1,
+        "message": "Thank you",
+    }
+
+
+def test_a_block_begins_empty_and_now():
+    before = int(time.time())
+    fields = vars(Block("a hash", 3, "a miner", 10))
+    assert before <= fields.pop("timestamp") <= int(time.time())
+    assert fields == {
+        "previous_hash": "a hash",
+        "difficulty": 3,
+        "miner": "a miner",
+        "miner_rewards": 10,
+        "hash": "",
+        "nonce": 0,
+        "transactions": [],
+    }
+
+
+def test_two_blocks_do_not_share_their_transactions():
+    assert Block("", 1, "", 10).transactions is not Block("", 1, "", 10).transactions
+
+
+def test_a_chain_begins_with_the_numbers_of_the_series():
+    chain = BlockChain()
+    assert chain.adjust_difficulty_blocks == 10
+    assert chain.difficulty == 1
+    assert chain.block_time == 30
+    assert chain.miner_rewards == 10
+    assert chain.block_limitation == 32
+    assert chain.chain == []
+    assert chain.pending_transactions == []
+    assert chain.socket_host == "127.0.0.1"
+
+
+def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger):
+    threads = threading.enumerate()
+    port = blockchain_server.BlockChain(1111)
+    ledger.mine_block("miner")
+    assert threading.enumerate() == threads
+    assert port.socket_port == 1111
+    assert not hasattr(port, "listener")
+
+
+@pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])
+def test_importing_a_script_does_nothing(script):
+    code = f"import threading, {script}; assert threading.active_count() == 1"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

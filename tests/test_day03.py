@@ -1,0 +1,151 @@
+"""Day 03: hashing, the genesis block, packing by fee, and mining."""
+
+import _thread
+import dataclasses
+import hashlib
+import threading
+
+import blockchain_client
+import pytest
+from blockchain_server import Block, Transaction
+from conftest import mine
+
+A_PAYMENT = Transaction("alice", "bob", 50, 1, "Thank you")
+
+
+def test_the_example_of_the_article():
+    assert hashlib.sha1(b"Hello World!").hexdigest() == "2ef7bde608ce5404e97d5f042f95f89f1c232871"
+
+
+def test_the_text_of_a_transaction_is_that_of_a_dict(ledger):
+    assert ledger.transaction_to_string(A_PAYMENT) == (
+        "{'sender': 'alice', 'receiver': 'bob', 'amounts': 50, 'fee': 1, 'message': 'Thank you'}"
+    )
+
+
+@pytest.mark.parametrize(
+    "transaction",
+    [
+        A_PAYMENT,
+        Transaction("it's", 'a "quote"', 10**30, 0, "\\ and \n"),
+        Transaction(1, None, 0, 0, ""),
+        Transaction("愛麗絲", "鮑伯", 1, 0, "謝謝 🙂 \udc80"),
+    ],
+)
+def test_both_scripts_sign_the_same_text(ledger, transaction):
+    text = blockchain_client.transaction_to_string(transaction)
+    assert text == ledger.transaction_to_string(transaction)
+
+
+def test_a_blocks_transactions_are_hashed_as_their_texts_in_order(ledger):
+    block = Block("", 1, "", 10)
+    other = Transaction("bob", "alice", 2, 0, "")
+    block.transactions = [A_PAYMENT, other]
+    assert ledger.get_transactions_string(block) == (
+        ledger.transaction_to_string(A_PAYMENT) + ledger.transaction_to_string(other)
+    )
+
+
+def test_a_hash_is_the_sha1_of_the_block_and_the_nonce(ledger):
+    block = Block("a hash", 1, "miner", 10)
+    text = ledger.get_block_string(block)
+    assert ledger.get_hash(block, 42) == hashlib.sha1(text + b"42").hexdigest()
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Block)])
+def test_a_hash_covers_every_field_but_itself(ledger, name):
+    ledger.mine_block("miner")
+    block = ledger.chain[1]
+    before = ledger.get_hash(block, block.nonce)
+    old = getattr(block, name)
+    setattr(block, name, [A_PAYMENT] if name == "transactions" else old + type(old)(1))
+    assert (ledger.get_hash(block, block.nonce) == before) is (name == "hash")
+
+
+def test_a_digit_cannot_move_from_one_field_to_the_next(ledger):
+    def hash_of(previous_hash="a", timestamp=1, difficulty=1, miner="m", rewards=1, nonce=1):
+        block = Block(previous_hash, difficulty, miner, rewards, timestamp=timestamp)
+        return ledger.get_hash(block, nonce)
+
+    assert hash_of(timestamp=11, nonce=1) != hash_of(timestamp=1, nonce=11)
+    assert hash_of(previous_hash="a1", timestamp=1) != hash_of(previous_hash="a", timestamp=11)
+    assert hash_of(timestamp=11, difficulty=1) != hash_of(timestamp=1, difficulty=11)
+    assert hash_of(miner="m1", rewards=1) != hash_of(miner="m", rewards=11)
+    assert hash_of(miner="m', 1") != hash_of(miner="m")
+
+
+def test_what_is_hashed_before_the_nonce_ends_on_a_step_of_sha1(ledger):
+    for length in range(130):
+        assert len(ledger.get_block_string(Block("x" * length, 1, "", 10))) % 64 == 0
+
+
+def test_the_genesis_block(ledger, capsys):
+    ledger.chain.clear()
+    ledger.create_genesis_block()
+    assert capsys.readouterr().out == "Create genesis block...\n"
+    (genesis,) = ledger.chain
+    assert (genesis.previous_hash, genesis.miner, genesis.nonce) == ("Hello World!", "lkm543", 0)
+    assert genesis.hash == ledger.get_hash(genesis, 0)
+    assert genesis.transactions == []
+
+
+def test_the_highest_fees_are_packed_first_and_the_rest_waits(ledger):
+    payments = [Transaction("alice", "bob", 1, fee, "") for fee in [*range(20), *range(20)]]
+    ledger.pending_transactions += payments
+    block = Block("", 1, "", 10)
+    ledger.add_transaction_to_block(block)
+    assert [payment.fee for payment in block.transactions] == [
+        fee for fee in range(19, 3, -1) for _ in "ab"
+    ]
+    assert sorted(payment.fee for payment in ledger.pending_transactions) == [
+        fee for fee in range(4) for _ in "ab"
+    ]
+
+
+def test_of_equal_fees_the_older_is_packed_first(ledger):
+    ledger.pending_transactions += [Transaction("alice", "bob", 1, 5, text) for text in "abc"]
+    block = Block("", 1, "", 10)
+    ledger.add_transaction_to_block(block)
+    assert [payment.message for payment in block.transactions] == ["a", "b", "c"]
+
+
+def test_a_mined_block_hangs_on_the_last_one_and_shows_its_work(ledger, capsys):
+    ledger.difficulty = 3
+    capsys.readouterr()
+    ledger.mine_block("miner")
+    genesis, block = ledger.chain
+    assert block.previous_hash == genesis.hash
+    assert block.miner == "miner"
+    assert block.hash.startswith("000")
+    assert block.hash == ledger.get_hash(block, block.nonce)
+    out = capsys.readouterr().out
+    assert out.startswith(f"Hash found: {block.hash} @ difficulty 3, time cost: 0.")
+    assert out.endswith("s\n")
+
+
+@pytest.mark.parametrize("difficulty", [1, 2, 3, 4])
+def test_the_fast_search_finds_the_nonce_of_the_plain_one(ledger, difficulty):
+    block = Block(ledger.chain[0].hash, difficulty, "miner", 10)
+    for block.timestamp in range(30 if difficulty < 3 else 3):
+        nonce = 0
+        while not ledger.get_hash(block, nonce).startswith("0" * difficulty):
+            nonce += 1
+        assert ledger.find_nonce(block) == nonce
+
+
+def test_an_interrupted_block_gives_its_transactions_back(ledger):
+    ledger.pending_transactions.append(A_PAYMENT)
+    ledger.difficulty = 40  # for ever
+
+    def interrupt():
+        while ledger.pending_transactions:
+            pass
+        _thread.interrupt_main()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        ledger.mine_block("miner")
+    assert ledger.pending_transactions == [A_PAYMENT]
+    ledger.difficulty = 1
+    mine(ledger)
+    assert ledger.chain[1].transactions == [A_PAYMENT]

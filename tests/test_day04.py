@@ -1,0 +1,201 @@
+"""Day 04: difficulty, balances, and the verification of a chain."""
+
+import dataclasses
+
+import pytest
+from blockchain_server import Block, BlockChain, Transaction
+from conftest import mine
+
+
+def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
+    """Return a ledger whose blocks, genesis first, were begun so many seconds apart."""
+    ledger = BlockChain()
+    ledger.difficulty = difficulty
+    ledger.chain = [Block("", difficulty, "", 10, timestamp=n * seconds) for n in range(blocks)]
+    return ledger
+
+
+@pytest.mark.parametrize(
+    "seconds, difficulty, verdict",
+    [
+        (0, 6, "0.0s. High up the difficulty"),
+        (1.8, 6, "1.8s. High up the difficulty"),
+        (1.875, 6, "1.88s. High up the difficulty"),  # times 16 is 30
+        (1.9, 5, "1.9s. Keep the difficulty"),
+        (30, 5, "30.0s. Keep the difficulty"),
+        (30.5, 4, "30.5s. Lower the difficulty"),
+    ],
+)
+def test_difficulty_follows_the_time_that_blocks_take(seconds, difficulty, verdict, capsys):
+    ledger = ledger_with_blocks_of(seconds)
+    assert ledger.adjust_difficulty() == difficulty
+    assert ledger.difficulty == difficulty
+    assert capsys.readouterr().out == f"Average block time:{verdict}\n"
+
+
+def test_difficulty_is_never_below_1():
+    ledger = ledger_with_blocks_of(1000, difficulty=1)
+    assert ledger.adjust_difficulty() == ledger.difficulty == 1
+
+
+@pytest.mark.parametrize("blocks", [b for b in range(35) if b not in (11, 21, 31)])
+def test_difficulty_stays_between_two_retargets(blocks, capsys):
+    ledger = ledger_with_blocks_of(0, blocks=blocks)
+    assert ledger.adjust_difficulty() == 5
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("blocks", [11, 21, 31])
+def test_difficulty_is_fitted_after_every_tenth_mined_block(blocks):
+    assert ledger_with_blocks_of(0, blocks=blocks).adjust_difficulty() == 6
+
+
+def test_only_the_last_ten_blocks_count():
+    ledger = ledger_with_blocks_of(1000, blocks=11)
+    begun = ledger.chain[-1].timestamp
+    ledger.chain += [Block("", 5, "", 10, timestamp=begun + n) for n in range(1, 11)]
+    assert ledger.adjust_difficulty() == 6
+
+
+def test_a_miner_gets_the_rewards_and_the_fees(ledger, rich_alice):
+    ledger.add_transaction(*rich_alice.payment("bob", 50, fee=3))
+    ledger.add_transaction(*rich_alice.payment("bob", 40, fee=4))
+    ledger.mine_block("miner")
+    assert ledger.get_balance("miner") == 17
+    assert ledger.get_balance("bob") == 90
+    assert ledger.get_balance(rich_alice.address) == 3
+    assert ledger.get_balance("lkm543") == 10
+
+
+def test_paying_oneself_costs_the_fee(ledger, rich_alice):
+    ledger.add_transaction(*rich_alice.payment(rich_alice.address, 50, fee=1))
+    ledger.mine_block("miner")
+    assert ledger.get_balance(rich_alice.address) == 99
+
+
+def test_a_miner_gets_back_the_fee_of_its_own_payment(ledger, rich_alice):
+    ledger.add_transaction(*rich_alice.payment("bob", 50, fee=5))
+    mine(ledger, rich_alice.address)
+    assert ledger.get_balance(rich_alice.address) == 100 - 50 + 10
+
+
+def test_a_payment_counts_when_its_block_is_mined(ledger, rich_alice):
+    ledger.add_transaction(*rich_alice.payment("bob", 50, fee=1))
+    assert ledger.get_balance("bob") == 0
+    assert ledger.get_balance(rich_alice.address) == 100
+    ledger.mine_block("miner")
+    assert ledger.get_balance("bob") == 50
+
+
+def test_asking_for_a_stranger_keeps_nothing(ledger):
+    accounts = len(ledger.balances)
+    assert ledger.get_balance("nobody") == 0
+    assert len(ledger.balances) == accounts
+
+
+@pytest.fixture
+def honest(ledger, rich_alice):
+    """A chain of real work, with payments in two of its blocks."""
+    for message in ("first", "second"):
+        ledger.difficulty = 3
+        ledger.add_transaction(*rich_alice.payment("bob", 10, fee=1, message=message))
+        mine(ledger, "miner", 2)
+    return ledger
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 25])
+def test_an_honest_chain_is_correct(blocks, capsys):
+    ledger = BlockChain()
+    assert ledger.verify_blockchain()
+    ledger.create_genesis_block()
+    for _ in range(blocks):
+        ledger.mine_block("miner")
+        ledger.adjust_difficulty()
+    capsys.readouterr()
+    assert ledger.verify_blockchain() is True
+    assert capsys.readouterr().out == "Hash correct!\n"
+
+
+def test_a_difficulty_set_by_hand_is_honest(honest):
+    honest.difficulty = 1
+    mine(honest)
+    assert honest.verify_blockchain()
+
+
+def test_the_demonstration_of_the_article(ledger, capsys):
+    ledger.mine_block("lkm543")
+    assert ledger.verify_blockchain() is True
+    forged = Transaction("test123", "test456", 1, 1, "Test")
+    ledger.chain[1].transactions.append(forged)
+    capsys.readouterr()
+    assert ledger.verify_blockchain() is False
+    assert "Block 1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("height", range(15))
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Block)])
+@pytest.mark.parametrize("change", ["a little", "to nothing", "to anything"])
+def test_any_change_of_any_field_of_any_block_is_found(honest, height, name, change, capsys):
+    assert len(honest.chain) == 15
+    block = honest.chain[height]
+    old = getattr(block, name)
+    little = [*old, Transaction("a", "b", 1, 0, "")] if isinstance(old, list) else old + type(old)(1)
+    setattr(block, name, {"a little": little, "to nothing": None, "to anything": "?"}[change])
+    assert honest.verify_blockchain() is False
+    assert f"Block {height}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("height", [11, 13])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Transaction)])
+def test_any_change_of_any_field_of_a_transaction_is_found(honest, height, name, capsys):
+    (payment,) = honest.chain[height].transactions
+    old = getattr(payment, name)
+    setattr(payment, name, old + type(old)(1))
+    assert honest.verify_blockchain() is False
+    assert f"Block {height}: " in capsys.readouterr().out
+
+
+def test_a_removed_transaction_is_found(honest):
+    honest.chain[11].transactions.clear()
+    assert honest.verify_blockchain() is False
+
+
+@pytest.mark.parametrize("height", [0, 5, 14])
+def test_a_removed_block_is_found(honest, height):
+    del honest.chain[height]
+    assert honest.verify_blockchain() is False
+
+
+def hash_anew(ledger, height, find_nonce=lambda block: block.nonce):
+    """Make the links and hashes fit again from this height on."""
+    previous_hash = ledger.chain[height].previous_hash
+    for block in ledger.chain[height:]:
+        block.previous_hash = previous_hash
+        block.nonce = find_nonce(block)
+        block.hash = previous_hash = ledger.get_hash(block, block.nonce)
+
+
+@pytest.mark.parametrize("height", [0, 1, 11, 14])
+def test_a_chain_hashed_anew_without_the_work_is_found(honest, height):
+    honest.difficulty = 5
+    mine(honest)  # one that no accident gives
+    honest.chain[height].miner = "mallory"
+    hash_anew(honest, height)
+    assert honest.verify_blockchain() is False
+
+
+@pytest.mark.parametrize("difficulty", [0, 1, -1, 0.5, None, "1", 10**9])
+def test_a_chain_hashed_anew_with_less_work_to_show_is_found(honest, difficulty):
+    for block in honest.chain:
+        block.difficulty = difficulty
+    hash_anew(honest, 0)
+    assert honest.verify_blockchain() is False
+
+
+def test_a_chain_mined_anew_with_less_work_is_found(honest, capsys):
+    honest.chain[11].miner = "mallory"
+    for block in honest.chain[11:]:
+        block.difficulty = 1
+    hash_anew(honest, 11, honest.find_nonce)
+    assert honest.verify_blockchain() is False
+    assert "less work" in capsys.readouterr().out

@@ -1,0 +1,306 @@
+"""Day 05: keys and signatures; and the rules of money, which they make possible."""
+
+import dataclasses
+import random
+import sys
+import threading
+
+import blockchain_client
+import pytest
+import rsa
+from conftest import Account, mine
+
+ACCEPTED = (True, "Authorized successfully!")
+NOT_ENOUGH = (False, "Balance not enough!")
+WRONG_SIGNATURE = (False, "RSA Verified wrong!")
+ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the comment.")
+
+
+# Keys
+
+
+@pytest.mark.parametrize("script", ["node", "client"])
+def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, script):
+    maker = ledger if script == "node" else blockchain_client
+    address, private = maker.generate_address()
+    public_key = rsa.PublicKey.load_pkcs1(
+        f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n".encode()
+    )
+    private_key = rsa.PrivateKey.load_pkcs1(
+        f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n".encode()
+    )
+    assert public_key.n.bit_length() == 512
+    assert (public_key.n, public_key.e) == (private_key.n, private_key.e)
+    assert maker.get_address_from_public(public_key.save_pkcs1()) == address
+    assert maker.extract_from_private(private_key.save_pkcs1()) == private
+    assert ledger.get_public_from_address(address) == public_key
+
+
+def test_the_client_signs_with_sha1(alice):
+    transaction, signature = alice.payment()
+    text = blockchain_client.transaction_to_string(transaction).encode()
+    key = rsa.PublicKey.load_pkcs1(
+        f"-----BEGIN RSA PUBLIC KEY-----\n{alice.address}\n-----END RSA PUBLIC KEY-----\n".encode()
+    )
+    assert rsa.verify(text, signature, key) == "SHA-1"
+
+
+# Payments that are refused
+
+
+def test_a_signed_payment_is_accepted(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 50, fee=0)) == ACCEPTED
+    assert ledger.pending_transactions == [ledger.pending_transactions[0]]
+
+
+def no_coin_moves(ledger):
+    """Return whether nothing waits, now and in the next block."""
+    mine(ledger, "another miner")
+    return not ledger.pending_transactions and not ledger.chain[-1].transactions
+
+
+class Five(int):
+    """Behaves like an int, and is not one."""
+
+
+@pytest.mark.parametrize(
+    "field, values, answer",
+    [
+        (
+            "amounts",
+            [-5, 0, -(10**400), 1.5, float("nan"), float("inf"), True, "5", None, b"5", [5], Five(5)],
+            "Amounts must be a whole number above 0!",
+        ),
+        (
+            "fee",
+            [-1, -(10**400), 1.5, float("nan"), float("inf"), False, "5", None, b"5", [5], Five(5)],
+            "Fee must be a whole number, 0 or more!",
+        ),
+        ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
+        ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
+        ("receiver", ["", None, 5, b"bob", ["bob"]], "Receiver must be a text, and not an empty one!"),
+        ("message", [None, 5, b"hi", ["hi"]], "Message must be a text!"),
+    ],
+)
+def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, values, answer):
+    for value in values:
+        honest, signature = rich_alice.payment("bob", 1)
+        forged = dataclasses.replace(honest, **{field: value})
+        try:
+            signature = blockchain_client.sign_transaction(forged, rich_alice.private)
+        except ValueError:
+            pass  # too many digits to sign
+        assert ledger.add_transaction(forged, signature) == (False, answer), value
+    assert no_coin_moves(ledger)
+
+
+def respelled(address):
+    """Other spellings of an address, which base64 or a key's reader may take for the same."""
+    return [
+        address[:10] + "\n" + address[10:],
+        address[:10] + " " + address[10:],
+        address[:10] + "é" + address[10:],
+        address[:10] + "!" + address[10:],
+        address + "=",
+        address + "\n",
+        " " + address,
+        address + "AAAA",
+        address.rstrip("="),
+        address[:-2] + chr(ord(address[-2]) + 1) + "=" if address.endswith("=") else address + "==",
+    ]
+
+
+def address_of(n, e=65537):
+    """Return the address of a public key with these numbers, if it were one."""
+    return blockchain_client.get_address_from_public(rsa.PublicKey(n, e).save_pkcs1())
+
+
+def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
+    n = ledger.get_public_from_address(rich_alice.address).n
+    no_keys = ["", "alice", "A" * 96, "\udc80", None, 5, b"alice", ["alice"], "=" * 50, "\0"]
+    bad_keys = [
+        address_of(2**510 + 1), address_of(2**4096 + 1), address_of(2**60_000 + 1), address_of(-n),
+        address_of(n, 1), address_of(n, -3), address_of(n, 2**32), address_of(n, n), address_of(0),
+    ]  # fmt: skip
+    for sender in no_keys + bad_keys + respelled(rich_alice.address):
+        transaction, signature = rich_alice.payment("bob", 1)
+        transaction.sender = sender
+        assert ledger.add_transaction(transaction, signature) == (
+            False,
+            "Sender must be an address as generate_address makes them!",
+        ), sender
+    assert no_coin_moves(ledger)
+
+
+@pytest.mark.parametrize("bits", [512, 4096])
+def test_keys_of_512_to_4096_bits_are_addresses(ledger, bits):
+    address = address_of(2**bits - 1)
+    assert ledger.get_public_from_address(address).n == 2**bits - 1
+
+
+def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
+    transaction, signature = rich_alice.payment("bob", 1)
+    mallory = Account()
+    forged = blockchain_client.sign_transaction(transaction, mallory.private)
+    wrong = [
+        forged, b"", b"\0", signature[:-1], signature + b"\0", b"\0" + signature, b"\xff" * 64,
+        b"\xff" * 10**6, None, 5, "text", signature.hex(), bytearray(signature), [signature], True,
+    ]  # fmt: skip
+    for bad_signature in wrong:
+        assert ledger.add_transaction(transaction, bad_signature) == WRONG_SIGNATURE
+    assert no_coin_moves(ledger)
+    assert ledger.add_transaction(transaction, signature) == ACCEPTED
+
+
+def test_a_signature_counts_for_the_text_that_was_signed(ledger, rich_alice):
+    transaction, signature = rich_alice.payment("bob", 1, fee=1, message="hi")
+    for change in ({"receiver": "mallory"}, {"amounts": 2}, {"fee": 2}, {"message": "ho"}):
+        forged = dataclasses.replace(transaction, **change)
+        assert ledger.add_transaction(forged, signature) == WRONG_SIGNATURE
+
+
+def test_a_signature_with_a_weaker_hash_is_refused(ledger, rich_alice):
+    transaction, _ = rich_alice.payment("bob", 1)
+    key = rsa.PrivateKey.load_pkcs1(
+        f"-----BEGIN RSA PRIVATE KEY-----\n{rich_alice.private}\n"
+        "-----END RSA PRIVATE KEY-----\n".encode()
+    )
+    text = ledger.transaction_to_string(transaction).encode()
+    assert ledger.add_transaction(transaction, rsa.sign(text, key, "MD5")) == WRONG_SIGNATURE
+
+
+def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
+    transaction, _ = alice.payment("bob", 1)
+    assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
+
+
+# Coins are spent once
+
+
+def test_what_waits_is_spent(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.payment("carol", 1)) == NOT_ENOUGH
+
+
+def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
+    answers = []
+    find_nonce = ledger.find_nonce
+
+    def pay_meanwhile(block):
+        assert not ledger.pending_transactions
+        answers.append(ledger.add_transaction(*rich_alice.payment("carol", 1)))
+        return find_nonce(block)
+
+    ledger.find_nonce = pay_meanwhile
+    ledger.mine_block("miner")
+    assert answers == [NOT_ENOUGH]
+
+
+def test_what_was_mined_is_spent(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
+    mine(ledger)
+    assert ledger.add_transaction(*rich_alice.payment("carol", 1)) == NOT_ENOUGH
+    assert not ledger.outgoing
+
+
+def test_what_is_left_over_can_be_spent(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 59, fee=1)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.payment("carol", 40)) == ACCEPTED
+    mine(ledger)
+    assert ledger.get_balance("carol") == 40
+
+
+def test_coins_that_only_wait_cannot_be_spent_by_their_receiver(ledger, rich_alice):
+    bob = Account()
+    ledger.add_transaction(*rich_alice.payment(bob.address, 50))
+    assert ledger.add_transaction(*bob.payment("carol", 1)) == NOT_ENOUGH
+    mine(ledger)
+    assert ledger.add_transaction(*bob.payment("carol", 1)) == ACCEPTED
+
+
+@pytest.mark.parametrize("amounts", [1, 100])
+def test_a_signed_payment_counts_once_for_ever(ledger, rich_alice, amounts):
+    payment = rich_alice.payment("bob", amounts)
+    assert ledger.add_transaction(*payment) == ACCEPTED
+    assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
+    mine(ledger, rich_alice.address, 12)
+    assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
+    again = rich_alice.payment("bob", amounts, message="again")
+    assert ledger.add_transaction(*again) == ACCEPTED
+
+
+def test_a_refused_payment_may_come_again(ledger, rich_alice):
+    payment = rich_alice.payment("bob", 105)
+    assert ledger.add_transaction(*payment) == NOT_ENOUGH
+    mine(ledger, rich_alice.address)
+    assert ledger.add_transaction(*payment) == ACCEPTED
+
+
+def test_changing_a_payment_after_it_was_accepted_changes_nothing(ledger, rich_alice):
+    transaction, signature = rich_alice.payment("bob", 1)
+    ledger.add_transaction(transaction, signature)
+    transaction.amounts = 1000
+    mine(ledger)
+    assert ledger.get_balance("bob") == 1
+
+
+def test_the_node_remembers_a_bounded_number_of_keys(ledger):
+    assert ledger.get_public_from_address.cache_info().maxsize == 1024
+
+
+# Whatever the threads do
+
+
+@pytest.fixture
+def restless_threads():
+    """Let Python change threads as often as it can, to make races likely."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_the_storm(ledger, restless_threads):
+    """Eight payers against a miner that never rests: every coin and every payment is kept."""
+    accounts = [Account() for _ in range(8)]
+    for account in accounts:
+        mine(ledger, account.address, 5)
+    accepted = []
+    barrier = threading.Barrier(len(accounts) + 1)
+
+    def storm(number, payments):
+        barrier.wait()
+        for payment in payments:
+            # Twice at once from everybody: only one of all these may count.
+            if ledger.add_transaction(*payment)[0]:
+                accepted.append(payment[0])
+
+    chance = random.Random(6)
+    everything = [
+        chance.choice(accounts).payment(
+            chance.choice(accounts).address, chance.randint(1, 30), chance.randint(0, 3), f"{n}"
+        )
+        for n in range(600)
+    ]
+    payers = [
+        threading.Thread(target=storm, args=(n, chance.sample(everything, len(everything))))
+        for n in range(len(accounts))
+    ]
+    for payer in payers:
+        payer.start()
+    barrier.wait()
+    while any(payer.is_alive() for payer in payers):
+        ledger.mine_block(chance.choice(accounts).address)
+    while ledger.pending_transactions:
+        ledger.mine_block("last miner")
+
+    mined = [transaction for block in ledger.chain for transaction in block.transactions]
+    texts = [ledger.transaction_to_string(transaction) for transaction in mined]
+    assert len(set(texts)) == len(texts)
+    assert sorted(texts) == sorted(map(ledger.transaction_to_string, accepted))
+    assert len(texts) > 100
+    assert min(ledger.balances.values()) >= 0
+    assert sum(ledger.balances.values()) == 10 * len(ledger.chain)
+    assert not ledger.outgoing
+    assert ledger.verify_blockchain()
