@@ -87,6 +87,11 @@ def test_a_payment_counts_when_its_block_is_mined(ledger, rich_alice):
     assert ledger.get_balance("bob") == 50
 
 
+def test_a_balance_does_not_walk_the_chain(ledger, rich_alice):
+    ledger.chain = None
+    assert ledger.get_balance(rich_alice.address) == 100
+
+
 def test_asking_for_a_stranger_keeps_nothing(ledger):
     accounts = len(ledger.balances)
     assert ledger.get_balance("nobody") == 0
