@@ -31,6 +31,7 @@ import functools
 import hashlib
 import io
 import itertools
+import math
 import os
 import pickle
 import pickletools
@@ -54,7 +55,7 @@ MAX_EXPONENT_BITS = 32  # likewise: a signature check costs a multiplication a b
 MAX_ADDRESS_LENGTH = 704  # characters of the address of a key that is as large as allowed
 KNOWN_KEYS = 1024  # addresses whose keys stay parsed; about a kilobyte each
 MAX_REQUEST_BYTES = 65_536  # room for 10,000 characters of comment in any script
-MAX_REQUEST_OPCODES = 128  # pickle instructions; an honest payment needs about 60
+MAX_REQUEST_OPCODES = 128  # steps of a pickle; an honest payment has about 50
 REQUEST_SECONDS = 10  # from the first byte of a request to its last
 LOGGED_BYTES = 100  # of each request that the log shows
 HANG_UP_SECONDS = 1  # for a client to read why it is turned away
@@ -103,13 +104,13 @@ class BlockChain:
 
     def __init__(self, socket_port: int = 0):
         """Make an empty ledger; `socket_port` is where `start()` will listen, 0 for any port."""
-        self.adjust_difficulty_blocks = 10  # #DifficultyAdjustmentInterval
-        self.difficulty = 1
-        self.block_time = 30  # seconds  #nPowTargetSpacing
-        self.miner_rewards = 10
-        self.block_limitation = 32
-        self.chain = []  # #CChain
-        self.pending_transactions = []  # #mempool
+        self.adjust_difficulty_blocks = 10  # between retargets  #DifficultyAdjustmentInterval
+        self.difficulty = 1  # leading zeros of a hash
+        self.block_time = 30  # seconds that a block should take  #nPowTargetSpacing
+        self.miner_rewards = 10  # coins
+        self.block_limitation = 32  # transactions  #MAX_BLOCK_WEIGHT
+        self.chain = []  # blocks, oldest first  #CChain
+        self.pending_transactions = []  # accepted, to be mined  #CTxMemPool
 
         # What follows from the above and the past, kept so that nobody has to walk the chain.
         self.lock = threading.Lock()
@@ -171,7 +172,10 @@ class BlockChain:
         return hashlib.sha1(self.get_block_string(block) + b"%a" % (nonce,)).hexdigest()
 
     def create_genesis_block(self) -> None:
-        """Begin the chain with a block that has none before it and needs no work."""
+        """Begin the chain with a block that has none before it and needs no work.
+
+        The texts in it are the tutorial's.  #CreateGenesisBlock
+        """
         self.say("Create genesis block...")
         block = Block("Hello World!", self.difficulty, "lkm543", self.miner_rewards)
         block.hash = self.get_hash(block, block.nonce)
@@ -179,7 +183,10 @@ class BlockChain:
             self.append_block(block)
 
     def add_transaction_to_block(self, block: Block) -> None:
-        """Move the highest fees from the waiting transactions to the block.  #BlockAssembler"""
+        """Move the highest fees from the waiting transactions to the block, under the lock.
+
+        Of equal fees the older goes first.  #BlockAssembler
+        """
         waiting = self.pending_transactions
         waiting.sort(key=lambda transaction: transaction.fee, reverse=True)
         block.transactions = waiting[: self.block_limitation]
@@ -204,9 +211,7 @@ class BlockChain:
         block.hash = self.get_hash(block, block.nonce)
         with self.lock:
             self.append_block(block)
-        self.say(
-            f"Hash found: {block.hash} @ difficulty {block.difficulty}, time cost: {seconds}s"
-        )
+        self.say(f"Hash found: {block.hash} @ difficulty {block.difficulty}, time cost: {seconds}s")
 
     # What the digits of a number end in, for the loop below: of 0 to 999, and of all others.
     FIRST_ENDINGS = [b"%d" % number for number in range(1000)]
@@ -240,7 +245,7 @@ class BlockChain:
                     return thousands * 1000 + int(ending)
 
     def append_block(self, block: Block) -> None:
-        """Put a mined block on the chain and its coins into the balances, under the lock."""
+        """Put a mined block on the chain and its coins into the balances, under the lock.  #ConnectTip"""
         self.chain.append(block)
         self.chain_work += 16**block.difficulty
         self.balances[block.miner] += block.miner_rewards
@@ -288,7 +293,7 @@ class BlockChain:
     def verify_blockchain(self) -> bool:
         """Recompute the whole chain; print what is wrong with it, or `Hash correct!`.
 
-        Returns whether nothing in any block was changed since it was mined.  #VerifyDB
+        Returns whether nothing in any block was changed since it was mined.  #CVerifyDB
         """
         with self.lock:
             chain, chain_work = list(self.chain), self.chain_work
@@ -398,7 +403,7 @@ class BlockChain:
         return True, "Authorized successfully!"
 
     def check_fields(self, transaction: Transaction) -> str:
-        """Return what is wrong with the fields of a payment, or an empty text.
+        """Return what is wrong with the fields of a payment, or an empty text.  #CheckTransaction
 
         Types are compared, not asked for: True is an int, and a stranger's subclass of one
         may answer as it likes. This also keeps NaN out, for which every comparison is false.
@@ -421,7 +426,10 @@ class BlockChain:
         return ""
 
     def check_funds(self, transaction: Transaction, payment: bytes) -> str:
-        """Return why these coins cannot be spent now, or an empty text. Needs the lock."""
+        """Return why these coins cannot be spent now, or an empty text; under the lock.
+
+        #CheckTxInputs
+        """
         if payment in self.accepted_payments:
             return "Accepted before! To pay the same again, change the comment."
         sender = transaction.sender
@@ -469,15 +477,16 @@ class BlockChain:
         with self.print_lock:
             if self.miner_keys and sys.stdout.isatty():
                 columns, rows = shutil.get_terminal_size()
-
-                def height(lines):
-                    return sum(-(-len(line) // columns) for line in lines.splitlines())
-
-                self.rows_below_keys += height(text)
-                if self.rows_below_keys + height(self.miner_keys) >= rows:
-                    self.rows_below_keys = height(text)
+                self.rows_below_keys += self.count_rows(text, columns)
+                if self.rows_below_keys + self.count_rows(self.miner_keys, columns) >= rows:
+                    self.rows_below_keys = self.count_rows(text, columns)
                     text = f"{self.miner_keys}\n{text}"
             print(text + "\n", end="", flush=True)
+
+    @staticmethod
+    def count_rows(text: str, columns: int) -> int:
+        """Return the rows that a terminal of so many columns needs for the lines of a text."""
+        return sum(math.ceil(len(line) / columns) for line in text.splitlines())
 
     def start_socket_server(self) -> None:
         """Open the port, then wait for connections in a thread of its own."""
@@ -486,7 +495,7 @@ class BlockChain:
         threading.Thread(target=self.wait_for_socket_connection, daemon=True).start()
 
     def wait_for_socket_connection(self) -> None:
-        """Give each new connection a thread of its own, for ever."""
+        """Give each new connection a thread of its own, for ever.  #ThreadSocketHandler"""
         next_complaint = 0
         while True:
             connection = None
@@ -505,7 +514,7 @@ class BlockChain:
                 time.sleep(CROWD_PAUSE)
 
     def receive_socket_message(self, connection: socket.socket, address: tuple) -> None:
-        """Answer the requests of one client, in order, until it leaves."""
+        """Answer the requests of one client, in order, until it leaves.  #ProcessMessages"""
         with connection, contextlib.suppress(OSError):  # OSError: it left without a word
             self.say(f"Connected by: {address}")
             stream = RequestStream(connection)

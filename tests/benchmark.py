@@ -70,7 +70,8 @@ def tutorial_handler(ledger, connection):
         print(f"[*] Received: {message}", flush=True)
         request = pickle.loads(message)
         print("Start to get the balance for client...", flush=True)
-        response = {"address": request["address"], "balance": ledger.get_balance(request["address"])}
+        address = request["address"]
+        response = {"address": address, "balance": ledger.get_balance(address)}
         print(f"Response: {response}", flush=True)
         connection.sendall(str(response).encode("utf8"))
 
@@ -93,9 +94,9 @@ def medians(*actions, rounds=ROUNDS):
 def show(what, seconds, times):
     """Print a row of the table: seconds for so many times of this, the floor, the tutorial."""
     this, floor, *tutorial = [total / count * 1e6 for total, count in zip(seconds, times)]
-    cells = [f"{this:.3g} µs", f"{floor:.3g} µs", f"{this / floor:.2f}"]
+    cells = [what, f"{this:.3g} µs", f"{floor:.3g} µs", f"{this / floor:.2f}"]
     cells += [f"{tutorial[0]:.4g} µs", f"{tutorial[0] / this:,.0f}"] if tutorial else ["", ""]
-    print("|".join(["", what, *(f"{cell:>10}" for cell in cells), ""]).replace("|", " | "), flush=True)
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def quietly(action, *arguments):
@@ -264,8 +265,8 @@ def main():
     public, private = rsa.newkeys(512)
     address = BlockChain.get_address_from_public(public.save_pkcs1())
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}\n")
-    print(" | what | this | floor | this / floor | the tutorial's way | tutorial / this | ")
-    print(" | --- | --: | --: | --: | --: | --: | ")
+    print("| what | this | floor | this / floor | the tutorial's way | tutorial / this |")
+    print("| --- | --: | --: | --: | --: | --: |")
     measure_hashing("a hash, empty block; floor: copy, update, digest", [])
     payments = [transaction for transaction, _ in signed_payments(address, private, range(32))]
     measure_hashing("a hash, 32 transactions; floor: the same", payments)

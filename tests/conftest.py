@@ -24,6 +24,9 @@ import blockchain_server  # noqa: E402
 
 PATIENCE = 30  # seconds until what should happen counts as not happening
 
+# A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The client's class travels under the name that it has when the client runs as a script.
 __main__.Transaction = blockchain_client.Transaction
 blockchain_client.Transaction.__module__ = "__main__"

@@ -60,7 +60,9 @@ def refused(answer):
 def text(value, protocol=4):
     """Return the instructions that put a text on the stack."""
     data = value.encode("utf8")
-    return b"\x8c" + bytes([len(data)]) + data if protocol >= 4 else b"X" + struct.pack("<I", len(data)) + data
+    if protocol >= 4:
+        return b"\x8c" + bytes([len(data)]) + data
+    return b"X" + struct.pack("<I", len(data)) + data
 
 
 class Caller:
@@ -89,7 +91,10 @@ FETCHING = {
     "GLOBAL, dotted": b"c__main__\nTransaction.__init__.__globals__\n.",
     "GLOBAL, the node": b"c__main__\nBlockChain\n.",
     "STACK_GLOBAL": b"\x80\x04" + text("os") + text("system") + b"\x93.",
-    "STACK_GLOBAL, dotted": b"\x80\x04" + text("__main__") + text("Transaction.__init__") + b"\x93.",
+    "STACK_GLOBAL, dotted": b"\x80\x04"
+    + text("__main__")
+    + text("Transaction.__init__")
+    + b"\x93.",
     "STACK_GLOBAL, no text": b"\x80\x04NN\x93.",
     "INST": b"(S'touch owned'\nios\nsystem\n.",
     "OBJ": b"(cos\nsystem\nS'touch owned'\no.",
@@ -113,7 +118,9 @@ def test_a_pickle_that_fetches_something_gets_nothing(node, name):
     assert connection.ask(BALANCE)["address"] == "bob"  # it ended where a pickle ends
 
 
-@pytest.mark.parametrize("name", ["__new__", "__init__", "__setstate__", "__getattribute__", "sender"])
+@pytest.mark.parametrize(
+    "name", ["__new__", "__init__", "__setstate__", "__getattribute__", "sender"]
+)
 @pytest.mark.parametrize("class_name", ["Transaction", "ReceivedTransaction", "BlockChain"])
 def test_a_pickle_cannot_change_a_class(node, name, class_name):
     the_class = b"c__main__\n" + class_name.encode() + b"\n"
@@ -208,7 +215,9 @@ def test_what_doubles_in_a_field_is_never_printed(node, field, opener):
 def test_a_key_of_absurd_size_is_refused_by_its_size(node):
     import rsa
 
-    huge = blockchain_client.get_address_from_public(rsa.PublicKey(2**60_000 - 1, 65537).save_pkcs1())
+    huge = blockchain_client.get_address_from_public(
+        rsa.PublicKey(2**60_000 - 1, 65537).save_pkcs1()
+    )
     data = blockchain_client.Transaction(huge, "bob", 1, 0, "")
     answer = node.connect().ask({"request": "transaction", "data": data, "signature": b"1" * 7500})
     assert answer["result_message"].startswith("Sender must be an address")
@@ -226,7 +235,9 @@ def transaction_with(**fields):
 
 FIVE = dict(sender="a", receiver="b", amounts=1, fee=0, message="")
 FOUR = {name: value for name, value in FIVE.items() if name != "message"}
-ANYTHING = [None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, transaction_with()]
+ANYTHING = [
+    None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, transaction_with()
+]  # fmt: skip
 
 SHAPELESS = [
     *ANYTHING,
@@ -357,7 +368,8 @@ def test_mutated_requests_get_answers(node):
         answers = 0
         while (answer := connection.receive()) is not None:
             answers += 1
-            assert answer.keys() in ({"message"}, {"address", "balance"}, {"result", "result_message"})
+            kinds = {"message"}, {"address", "balance"}, {"result", "result_message"}
+            assert answer.keys() in kinds
         assert answers or not data, bytes(data)
         connection.socket.close()
         if sent % 1000 == 0:

@@ -138,7 +138,9 @@ def test_the_demonstration_of_the_article(ledger, capsys):
 
 
 def a_little(value):
-    return [*value, Transaction("a", "b", 1, 0, "")] if type(value) is list else value + type(value)(1)
+    if type(value) is list:
+        return [*value, Transaction("a", "b", 1, 0, "")]
+    return value + type(value)(1)
 
 
 CHANGES = {

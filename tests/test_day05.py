@@ -69,7 +69,20 @@ class Five(int):
     [
         (
             "amounts",
-            [-5, 0, -(10**400), 1.5, float("nan"), float("inf"), True, "5", None, b"5", [5], Five(5)],
+            [
+                -5,
+                0,
+                -(10**400),
+                1.5,
+                float("nan"),
+                float("inf"),
+                True,
+                "5",
+                None,
+                b"5",
+                [5],
+                Five(5),
+            ],  # fmt: skip
             "Amounts must be a whole number above 0!",
         ),
         (
@@ -79,7 +92,11 @@ class Five(int):
         ),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        ("receiver", ["", None, 5, b"bob", ["bob"]], "Receiver must be a text, and not an empty one!"),
+        (
+            "receiver",
+            ["", None, 5, b"bob", ["bob"]],
+            "Receiver must be a text, and not an empty one!",
+        ),
         ("message", [None, 5, b"hi", ["hi"]], "Message must be a text!"),
     ],
 )

@@ -48,7 +48,9 @@ def test_the_walkthrough_of_the_article(node, client):
     for _ in range(6):  # sixty coins
         node.wait_for("Hash found: ")
     choose(client, "2", Address=node.miner.address)
-    answer = client.wait_for(r"\[\*\] Message from node: \{'address': '(\S+)', 'balance': (\d+)\}\n")
+    answer = client.wait_for(
+        r"\[\*\] Message from node: \{'address': '(\S+)', 'balance': (\d+)\}\n"
+    )
     assert answer[1] == node.miner.address
     assert int(answer[2]) >= 60
 
@@ -180,7 +182,9 @@ def test_the_client_works_with_the_published_node(run, alice):
     node.wait_for("listening")
     client = run("blockchain_client.py", port, window=WINDOW)
     choose(client, "2", Address=alice.address)
-    client.wait_for(rf"\{{'address': '{re.escape(alice.address)}', 'balance': 620\}}\nCommand list:")
+    client.wait_for(
+        rf"\{{'address': '{re.escape(alice.address)}', 'balance': 620\}}\nCommand list:"
+    )
     pay(client, alice, "bob", comment="謝謝")
     client.wait_for("'Authorized successfully!'")
     node.wait_for(
@@ -230,7 +234,9 @@ USAGE = r"usage: blockchain_(server|client)\.py \[-h\] port\n.*error: "
 
 
 @pytest.mark.parametrize("script", ["blockchain_server.py", "blockchain_client.py"])
-@pytest.mark.parametrize("ports", [[], ["abc"], ["0"], ["-1"], ["65536"], ["1e3"], [""], ["1", "2"]])
+@pytest.mark.parametrize(
+    "ports", [[], ["abc"], ["0"], ["-1"], ["65536"], ["1e3"], [""], ["1", "2"]]
+)
 def test_a_port_that_cannot_be_one_is_refused(run, script, ports):
     process = run(script, *ports)
     assert process.status() == 2
