@@ -57,6 +57,7 @@ KNOWN_KEYS = 1024  # addresses whose keys stay parsed; about a kilobyte each
 MAX_REQUEST_BYTES = 65_536  # room for 10,000 characters of comment in any script
 MAX_REQUEST_OPCODES = 128  # steps of a pickle; an honest payment has about 50
 REQUEST_SECONDS = 10  # from the first byte of a request to its last
+CHUNK_BYTES = 4096  # taken from a socket at once
 LOGGED_BYTES = 100  # of each request that the log shows
 HANG_UP_SECONDS = 1  # for a client to read why it is turned away
 CROWD_PAUSE = 0.1  # seconds until the next try when there are too many connections
@@ -420,8 +421,10 @@ class BlockChain:
         if type(transaction.message) is not str:
             return "Message must be a text!"
         try:
+            if type(transaction.sender) is not str:
+                raise ValueError("not a text")
             self.get_public_from_address(transaction.sender)
-        except (TypeError, ValueError):
+        except ValueError:
             return "Sender must be an address as generate_address makes them!"
         return ""
 
@@ -595,7 +598,7 @@ class RequestStream:
         self.position = 0
         if not self.received:
             self.connection.settimeout(None)
-            self.received += self.connection.recv(4096)
+            self.received += self.connection.recv(CHUNK_BYTES)
         self.deadline = time.monotonic() + REQUEST_SECONDS
         return bool(self.received)
 
@@ -606,7 +609,7 @@ class RequestStream:
             if seconds_left <= 0:
                 raise TimeoutError
             self.connection.settimeout(seconds_left)
-            chunk = self.connection.recv(4096)
+            chunk = self.connection.recv(CHUNK_BYTES)
         except TimeoutError:
             raise BrokenStream(f"A request takes {REQUEST_SECONDS} seconds at most.") from None
         if not chunk:
@@ -648,7 +651,7 @@ class RequestStream:
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(HANG_UP_SECONDS)
         deadline = time.monotonic() + HANG_UP_SECONDS
-        while self.connection.recv(4096) and time.monotonic() < deadline:
+        while self.connection.recv(CHUNK_BYTES) and time.monotonic() < deadline:
             pass
 
 

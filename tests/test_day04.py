@@ -201,12 +201,19 @@ def test_a_chain_hashed_anew_without_the_work_is_found(honest, height):
     assert honest.verify_blockchain() is False
 
 
-@pytest.mark.parametrize("difficulty", [0, 1, -1, 0.5, None, "1", 10**9])
-def test_a_chain_hashed_anew_with_less_work_to_show_is_found(honest, difficulty):
+def test_blocks_in_another_order_are_found(honest, capsys):
+    honest.chain[5], honest.chain[6] = honest.chain[6], honest.chain[5]
+    assert honest.verify_blockchain() is False
+    assert "Block 5: it does not follow the block before it!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("difficulty", [0, -1, 0.5, float("nan"), None, "1", 10**9])
+def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, difficulty, capsys):
     for block in honest.chain:
         block.difficulty = difficulty
     hash_anew(honest, 0)
     assert honest.verify_blockchain() is False
+    assert "Block 0: " in capsys.readouterr().out
 
 
 def test_a_chain_mined_anew_with_less_work_is_found(honest, capsys):
