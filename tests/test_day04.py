@@ -201,6 +201,12 @@ def test_a_chain_hashed_anew_without_the_work_is_found(honest, height):
     assert honest.verify_blockchain() is False
 
 
+def test_another_beginning_is_found(ledger):
+    ledger.chain[0].previous_hash = "Goodbye World!"
+    hash_anew(ledger, 0)
+    assert ledger.verify_blockchain() is False
+
+
 def test_blocks_in_another_order_are_found(honest, capsys):
     honest.chain[5], honest.chain[6] = honest.chain[6], honest.chain[5]
     assert honest.verify_blockchain() is False
