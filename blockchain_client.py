@@ -26,7 +26,7 @@ ANSWER_SECONDS = 5  # until the menu comes back without an answer
 
 
 # ------------------------------------------------------------------------------------------
-# Keys. An address is a public key: whoever has the private key to it can spend its coins.
+# Day 05: keys. An address is a public key: whoever has the private key to it can spend its coins.
 # ------------------------------------------------------------------------------------------
 
 
@@ -47,7 +47,7 @@ def extract_from_private(private: bytes) -> str:
 
 
 # ------------------------------------------------------------------------------------------
-# Payments: filled in, turned into text, and signed.
+# Day 05: payments. They are filled in, turned into text, and signed.
 # ------------------------------------------------------------------------------------------
 
 
@@ -95,14 +95,14 @@ def sign_transaction(transaction: Transaction, private: str) -> bytes:
 
 
 # ------------------------------------------------------------------------------------------
-# The node: requests go out as pickles, answers come in as the text of a dict.
+# Day 06: the node. Requests go out as pickles, answers come in as the text of a dict.
 # ------------------------------------------------------------------------------------------
 
 
 def send_request(client: socket.socket, answered: threading.Event, message: dict) -> None:
     """Send a request and wait until `handle_receive` has shown the answer."""
     answered.clear()
-    with contextlib.suppress(OSError):  # the node has left, which handle_receive sees as well
+    with contextlib.suppress(OSError):  # the node has gone, which handle_receive sees as well
         client.sendall(pickle.dumps(message))
     if not answered.wait(ANSWER_SECONDS):
         print("No answer from the node.")
@@ -121,7 +121,7 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> None:
                     print("The payment counts as soon as a block with it is mined.")
                 answered.set()
                 answer, received = split_answer(received)
-    print("\nThe node has left.", file=sys.stderr)
+    print("\nThe node has closed the connection.", file=sys.stderr)
     os._exit(1)  # the main thread waits at a prompt, from which nothing else would wake it
 
 
@@ -142,7 +142,7 @@ def split_answer(received: bytes) -> tuple[dict | None, bytes]:
 
 
 # ------------------------------------------------------------------------------------------
-# The menu
+# Day 06: the menu. A slip costs one line, never the session.
 # ------------------------------------------------------------------------------------------
 
 
@@ -225,7 +225,7 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
 def port_number(text: str) -> int:
     """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
     if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535 is")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
 
 

@@ -443,12 +443,9 @@ class BlockChain:
     def check_signature(self, text: bytes, signature: bytes, address: str) -> bool:
         """Return whether this is a SHA-1 signature of the text by the owner of the address."""
         key = self.get_public_from_address(address)
-        # The length first: `rsa` would turn megabytes into a number.
-        if type(signature) is not bytes or len(signature) != rsa.common.byte_size(key.n):
-            return False
         try:
-            return rsa.verify(text, signature, key) == "SHA-1"
-        except (rsa.VerificationError, OverflowError):
+            return type(signature) is bytes and rsa.verify(text, signature, key) == "SHA-1"
+        except (rsa.VerificationError, OverflowError):  # wrong, or of a hash too long for the key
             return False
 
     # --------------------------------------------------------------------------------------
@@ -697,7 +694,7 @@ def read_request(stream: RequestStream) -> dict:
 def port_number(text: str) -> int:
     """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
     if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: a number from 1 to 65535 is")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
 
 

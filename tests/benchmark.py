@@ -95,7 +95,7 @@ def show(what, seconds, times):
     """Print a row of the table: seconds for so many times of this, the floor, the tutorial."""
     this, floor, *tutorial = [total / count * 1e6 for total, count in zip(seconds, times)]
     cells = [what, f"{this:.3g} µs", f"{floor:.3g} µs", f"{this / floor:.2f}"]
-    cells += [f"{tutorial[0]:.4g} µs", f"{tutorial[0] / this:,.0f}"] if tutorial else ["", ""]
+    cells += [f"{tutorial[0]:.4g} µs", f"{tutorial[0] / this:,.3g}"] if tutorial else ["", ""]
     print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -105,6 +105,8 @@ class Process:
         os.close(writer)
         self.terminal = reader
         self.output = ""
+        self.first_piece = b""
+        self.ended = False
         self.seen = 0
         self.news = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
@@ -117,11 +119,10 @@ class Process:
             except OSError:  # the end, on a terminal
                 data = b""
             with self.news:
+                self.first_piece = self.first_piece or data
                 self.output += data.decode("utf8", "replace").replace("\r\n", "\n")
                 self.ended = not data
                 self.news.notify_all()
-
-    ended = False
 
     def wait_for(self, pattern):
         """Wait until the pattern stands in what was written since the last match; return it."""

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pickletools
 import random
 import re
 import socket
@@ -135,6 +136,33 @@ def test_a_pickle_cannot_change_a_class(node, name, class_name):
     ):
         assert refused(node.connect().ask(attack))
     # The fixture's honest payment finds the classes as they were.
+
+
+def test_the_instructions_allowed_are_those_that_values_and_a_payment_need(alice):
+    values = [
+        None,
+        True,
+        False,
+        1,
+        300,
+        10**6,
+        10**30,
+        10**1000,
+        1.5,
+        "a",
+        "a" * 300,
+        b"a",
+        b"a" * 300,
+    ]
+    honest = [{"request": value} for value in values]
+    honest.append(alice.request(alice.address, 50, 1, "Thank you"))
+    needed = {
+        opcode.name
+        for request in honest
+        for protocol in (3, 4, 5)
+        for opcode, _, _ in pickletools.genops(pickle.dumps(request, protocol))
+    }
+    assert needed == blockchain_server.REQUEST_OPCODES
 
 
 # Hungry ones
@@ -440,8 +468,9 @@ def test_a_request_that_drips_must_be_complete_in_time_too(server):
 
 def test_a_client_that_does_not_take_its_answers_is_left(server):
     connection = server.connect()
-    connection.socket.settimeout(PATIENCE)
-    data = pickle.dumps({"request": "get_balance", "address": "\0" * 60_000})
+    # Pieces that the node takes whole, so that it never waits in the middle of a request.
+    data = pickle.dumps({"request": "get_balance", "address": "\0" * 963}, 3)
+    assert blockchain_server.CHUNK_BYTES % len(data) == 0
     with pytest.raises(ConnectionError):
         while True:
             connection.send(data)

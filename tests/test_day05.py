@@ -203,14 +203,24 @@ def test_a_signature_counts_for_the_text_that_was_signed(ledger, rich_alice):
         assert ledger.add_transaction(forged, signature) == WRONG_SIGNATURE
 
 
+def private_key_of(account):
+    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{account.private}\n-----END RSA PRIVATE KEY-----\n"
+    return rsa.PrivateKey.load_pkcs1(pem.encode())
+
+
 def test_a_signature_with_a_weaker_hash_is_refused(ledger, rich_alice):
     transaction, _ = rich_alice.payment("bob", 1)
-    key = rsa.PrivateKey.load_pkcs1(
-        f"-----BEGIN RSA PRIVATE KEY-----\n{rich_alice.private}\n"
-        "-----END RSA PRIVATE KEY-----\n".encode()
-    )
+    key = private_key_of(rich_alice)
     text = ledger.transaction_to_string(transaction).encode()
     assert ledger.add_transaction(transaction, rsa.sign(text, key, "MD5")) == WRONG_SIGNATURE
+
+
+def test_a_signature_that_claims_a_hash_too_long_for_its_key_is_refused(ledger, rich_alice):
+    transaction, _ = rich_alice.payment("bob", 1)
+    key = private_key_of(rich_alice)
+    claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20
+    signature = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
+    assert ledger.add_transaction(transaction, signature) == WRONG_SIGNATURE
 
 
 def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
@@ -325,10 +335,10 @@ def test_the_storm(ledger, restless_threads):
     accepted = []
     barrier = threading.Barrier(len(accounts) + 1)
 
-    def storm(number, payments):
+    def storm(payments):
         barrier.wait()
         for payment in payments:
-            # Twice at once from everybody: only one of all these may count.
+            # Everybody sends every payment: only one of the eight may count.
             if ledger.add_transaction(*payment)[0]:
                 accepted.append(payment[0])
 
@@ -339,10 +349,10 @@ def test_the_storm(ledger, restless_threads):
         )
         for n in range(600)
     ]
-    payers = [
-        threading.Thread(target=storm, args=(n, chance.sample(everything, len(everything))))
-        for n in range(len(accounts))
-    ]
+    # Half of them send the same payments at the same moments, the others in any order.
+    orders = [chance.sample(everything, len(everything)) for _ in accounts[::2]]
+    orders += [everything] * len(orders)
+    payers = [threading.Thread(target=storm, args=(order,)) for order in orders]
     for payer in payers:
         payer.start()
     barrier.wait()
