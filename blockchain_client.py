@@ -224,9 +224,9 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
 
 def port_number(text: str) -> int:
     """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
-    if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
-    return int(text)
+    if text.isdecimal() and 1 <= int(text) <= 65_535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
 
 
 def main() -> int:

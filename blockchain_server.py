@@ -693,9 +693,9 @@ def read_request(stream: RequestStream) -> dict:
 
 def port_number(text: str) -> int:
     """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
-    if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
-    return int(text)
+    if text.isdecimal() and 1 <= int(text) <= 65_535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
 
 
 def main() -> None:

@@ -232,7 +232,7 @@ def test_200_clients_at_once_are_all_answered(node):
 
 # The keyboard: a slip costs one line, an end has its status.
 
-USAGE = r"usage: blockchain_(server|client)\.py \[-h\] port\n.*error: "
+USAGE = r"^usage: blockchain_(server|client)\.py \[-h\] port\n.*: error: .*\n$"
 
 
 @pytest.mark.parametrize("script", ["blockchain_server.py", "blockchain_client.py"])
@@ -243,6 +243,7 @@ def test_a_port_that_cannot_be_one_is_refused(run, script, ports):
     process = run(script, *ports)
     assert process.status() == 2
     process.wait_for(USAGE)
+    assert ("is not a port from 1 to 65535" in process.output) is (len(ports) == 1)
     assert "Traceback" not in process.output
 
 
