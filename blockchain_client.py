@@ -14,6 +14,7 @@ import ast
 import contextlib
 import os
 import pickle
+import re
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import rsa
 
 ANSWER_SECONDS = 5  # until the menu comes back without an answer
+MAX_ANSWER_BYTES = 10**6  # of what a node says until it makes sense; four times the longest
 
 
 # ------------------------------------------------------------------------------------------
@@ -100,7 +102,10 @@ def sign_transaction(transaction: Transaction, private: str) -> bytes:
 
 
 def send_request(client: socket.socket, answered: threading.Event, message: dict) -> None:
-    """Send a request and wait until `handle_receive` has shown the answer."""
+    """Send a request and wait until `handle_receive` has shown an answer.
+
+    One that takes longer than ANSWER_SECONDS is shown when it comes, among whatever comes then.
+    """
     answered.clear()
     with contextlib.suppress(OSError):  # the node has gone, which handle_receive sees as well
         client.sendall(pickle.dumps(message))
@@ -111,8 +116,8 @@ def send_request(client: socket.socket, answered: threading.Event, message: dict
 def handle_receive(client: socket.socket, answered: threading.Event) -> None:
     """Show what the node says, as soon as it says it. A thread of its own runs this."""
     received = b""
-    with contextlib.suppress(OSError):
-        while chunk := client.recv(4096):
+    with contextlib.suppress(OSError, ValueError, SyntaxError):  # cut off, or talking nonsense
+        while (chunk := client.recv(4096)) and len(received) < MAX_ANSWER_BYTES:
             received += chunk
             answer, received = split_answer(received)
             while answer is not None:
@@ -121,24 +126,26 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> None:
                     print("The payment counts as soon as a block with it is mined.")
                 answered.set()
                 answer, received = split_answer(received)
-    print("\nThe node has closed the connection.", file=sys.stderr)
+    print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)  # in one piece
     os._exit(1)  # the main thread waits at a prompt, from which nothing else would wake it
+
+
+# What str() makes of a flat dict. The node is a stranger, too: only what looks like this is read.
+TEXT = rb"""(?:'[^'\\]*(?:\\[\\'ntrxuU][^'\\]*)*'|"[^"\\]*(?:\\[\\ntrxuU][^"\\]*)*")"""
+VALUE = rb"(?:%b|-?\d{1,400}|True|False)" % TEXT
+ANSWER = re.compile(rb"\{%b: %b(?:, %b: %b)*\}" % (TEXT, VALUE, TEXT, VALUE))
 
 
 def split_answer(received: bytes) -> tuple[dict | None, bytes]:
     """Return the first whole answer, or None, and the bytes behind it.
 
-    No mark ends an answer. But it is a Python literal, so it is whole when it can be read.
+    No mark ends an answer. But it is a Python literal, so one can see when it is whole. Raises
+    ValueError or SyntaxError if it only looks like one.
     """
-    end = 0
-    while end := received.find(b"}", end) + 1:
-        try:
-            answer = ast.literal_eval(received[:end].decode("utf8"))
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(answer, dict):
-            return answer, received[end:]
-    return None, received
+    answer = ANSWER.search(received)
+    if not answer:
+        return None, received
+    return ast.literal_eval(answer[0].decode("utf8")), received[answer.end() :]
 
 
 # ------------------------------------------------------------------------------------------
@@ -201,7 +208,9 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
         print(f"{number}. {name}")
     command = command_dict.get(input("Command: ").strip())
     message = {"request": command}
-    if command == "generate_address":
+    if command is None:
+        print("Unknown command.")
+    elif command == "generate_address":
         address, private_key = generate_address()
         print(f"Address: {address}")
         print(f"Private key: {private_key}")
@@ -218,8 +227,6 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
         message["data"] = initialize_transaction(address, receiver, amount, fee, comment)
         message["signature"] = sign_transaction(message["data"], private_key)
         send_request(client, answered, message)
-    else:
-        print("Unknown command.")
 
 
 def port_number(text: str) -> int:
@@ -258,6 +265,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print()
         return 130
+    except BrokenPipeError:  # whoever read the screen has gone
+        os._exit(1)
 
 
 if __name__ == "__main__":

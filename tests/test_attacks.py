@@ -196,7 +196,7 @@ HUNGRY = {
     "a frame of an exabyte": b"\x80\x04\x95" + b"\xff" * 7 + b"\x0f.",
     "a number of two gigabytes": b"\x80\x02\x8b\xff\xff\xff\x7f.",
     "a number of a negative length": b"\x80\x02\x8b\xff\xff\xff\xff.",
-    "a number of 200,000 digits": b"\x80\x02\x8b" + struct.pack("<i", 83_049) + b"\x7f" * 83_049 + b".",
+    "a number of 200,000 digits": b"\x80\x02\x8b\x69\x44\x01\x00" + b"\x7f" * 83_049 + b".",
     "a number of 200,000 digits, as text": b"L" + b"9" * 200_000 + b"L\n.",
     "a line without an end": b"S'" + b"a" * 30 * 10**6,
     "500,000 lists in each other": b"]" * 500_000 + b"a" * 499_999 + b".",
@@ -520,3 +520,55 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(node):
     assert "\n[*] Hash found" not in news
     assert "\x1b" not in news
     assert max(map(len, news.splitlines())) < 1000
+
+
+# A hostile node
+
+NONSENSE = {
+    "a number of thousands of digits": b"{'balance': 0x" + b"f" * 6000 + b"}",
+    "a sum of thousands of terms": b"{1:" + b"+".join([b"1"] * 120_000) + b"}",
+    "a set": b"{1}",
+    "braces": b"{" * 100_000,
+    "brackets": b"{'a': " + b"[" * 100_000,
+    "quotes": b"{'" * 100_000,
+    "a text without an end": b"{'" + b"a" * 10**6,
+    "a call": b"{'a': print('owned')}",
+    "a strange escape": b"{'a': '\\p'}",
+    "half an escape": b"{'a': '\\x1'}",
+    "a line feed in a text": b"{'a': '\n'}",
+    "no text": b"{'a': '\xff'}",
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nonsense_from_a_node_is_never_shown(name):
+    try:
+        answer, _ = blockchain_client.split_answer(NONSENSE[name])
+    except (ValueError, SyntaxError):
+        answer = None
+    assert answer is None
+
+
+def test_an_answer_behind_nonsense_is_found():
+    answer, rest = blockchain_client.split_answer(b"{1} {'balance': 0x5} {'message': 'hi'} and")
+    assert (answer, rest) == ({"message": "hi"}, b" and")
+
+
+def test_what_a_node_hides_in_a_text_stays_in_one_line():
+    answer, _ = blockchain_client.split_answer(b"{'message': '\x1b[2J\xe2\x80\xae'}")
+    assert str(answer) == r"{'message': '\x1b[2J\u202e'}"
+
+
+@pytest.mark.parametrize("speech", [b"a" * 10**7, b"{'a': '\\x1'}"])
+def test_a_node_that_talks_nonsense_is_left(run, speech):
+    with socket.create_server(("127.0.0.1", 0)) as hostile:
+        reader, _ = os.pipe()
+        client = run("blockchain_client.py", hostile.getsockname()[1], stdin=reader)
+        connection, _ = hostile.accept()
+        try:
+            connection.sendall(speech)
+        except ConnectionError:
+            pass  # the client took no more of it
+        client.wait_for(r"\nThe connection to the node has ended\.\n")
+        assert client.status() == 1
+        assert "Traceback" not in client.output

@@ -58,7 +58,7 @@ def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger):
     ledger.mine_block("miner")
     assert threading.enumerate() == threads
     assert port.socket_port == 1111
-    assert not hasattr(port, "listener")
+    assert port.listener is None
 
 
 @pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])

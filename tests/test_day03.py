@@ -4,6 +4,7 @@ import _thread
 import dataclasses
 import hashlib
 import threading
+import time
 
 import blockchain_client
 import pytest
@@ -131,6 +132,16 @@ def test_the_fast_search_finds_the_nonce_of_the_plain_one(ledger, difficulty):
         while not ledger.get_hash(block, nonce).startswith("0" * difficulty):
             nonce += 1
         assert ledger.find_nonce(block) == nonce
+
+
+def test_a_block_interrupted_when_its_nonce_is_found_gives_them_back_too(ledger, monkeypatch):
+    ledger.pending_transactions.append(A_PAYMENT)
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(
+            ledger, "get_hash", lambda *_: _thread.interrupt_main() or time.sleep(9)
+        )
+        ledger.mine_block("miner")
+    assert ledger.pending_transactions == [A_PAYMENT]
 
 
 def test_an_interrupted_block_gives_its_transactions_back(ledger):

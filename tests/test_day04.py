@@ -172,6 +172,23 @@ def test_any_change_of_any_field_of_a_transaction_is_found(honest, height, name,
     assert f"Block {height}: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["sender", "receiver"])
+def test_a_number_in_place_of_its_text_is_found(ledger, name, capsys):
+    ledger.pending_transactions.append(Transaction("4", "5", 1, 0, ""))
+    ledger.mine_block("miner")
+    (payment,) = ledger.chain[1].transactions
+    setattr(payment, name, int(getattr(payment, name)))
+    assert ledger.verify_blockchain() is False
+    assert "Block 1: " in capsys.readouterr().out
+
+
+def test_something_endless_in_a_field_is_found(honest):
+    (payment,) = honest.chain[11].transactions
+    for _ in range(100_000):
+        payment.message = [payment.message]
+    assert honest.verify_blockchain() is False
+
+
 def test_a_removed_transaction_is_found(honest):
     honest.chain[11].transactions.clear()
     assert honest.verify_blockchain() is False

@@ -116,6 +116,13 @@ def test_the_keys_stay_in_sight_on_a_small_screen(run_node):
     ]  # fmt: skip
 
 
+@posix
+def test_a_terminal_of_unknown_size_is_a_terminal(run_node):
+    node = run_node(window=(0, 0))
+    for _ in range(20):
+        node.wait_for("Hash found: ")
+
+
 def test_a_log_in_a_file_is_there_at_once_and_shows_the_keys_once(node):
     assert len(node.first_piece) < 8192  # which a buffer would have held back
     assert node.first_piece.endswith(b"\n")
@@ -161,6 +168,20 @@ def test_a_pipe_asks_and_ends(node, run):
     client = run("blockchain_client.py", node.port, stdin=reader)
     client.wait_for(r"\[\*\] Message from node: \{'address': .*, 'balance': \d+\}\n")
     assert client.status() == 0
+
+
+def test_a_client_whose_screen_has_gone_ends(node):
+    client = subprocess.Popen(
+        [sys.executable, "blockchain_client.py", str(node.port)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    client.stdout.close()
+    _, error = client.communicate(b"4\n" * 1000, timeout=PATIENCE)
+    assert client.returncode == 1
+    assert b"Traceback" not in error
 
 
 # Either half works with the other half of the published pair.
@@ -398,7 +419,7 @@ def test_a_node_that_goes_away_is_noticed_at_once(node, client, at):
         client.type("3")
         client.wait_for("Address: ")
     node.interrupt()
-    client.wait_for(r"The node has closed the connection\.\n")
+    client.wait_for(r"The connection to the node has ended\.\n")
     assert client.status() == 1
 
 
