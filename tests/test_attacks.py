@@ -350,6 +350,15 @@ def test_a_request_has_as_many_bytes_as_allowed_and_no_more(node):
     assert connection.receive() is None
 
 
+def test_a_request_has_a_bounded_number_of_instructions(node):
+    connection = node.connect()
+    some = {**BALANCE, **dict.fromkeys(range(20))}
+    many = {**BALANCE, **dict.fromkeys(range(200))}
+    assert connection.ask(some)["address"] == "bob"
+    assert refused(connection.ask(many))
+    assert connection.receive() is None
+
+
 GARBAGE = [b"GET / HTTP/1.1\r\n\r\n", b"\xff", b"hello\n", b"\0" * 100, b"\x80\x04\xff", b"I1x\n."]
 
 
