@@ -3,7 +3,12 @@
     python blockchain_client.py 1111
 
 The port is that of a running `blockchain_server.py`. Everything that needs a private key is
-done here: a private key never leaves this process, only signatures do.
+done here: a private key never leaves this process, only signatures do. What is simplified
+stands on top of the node. Read downwards:
+
+    Day 05  generate_address ... sign_transaction    keys, and payments signed with them
+    Day 06  send_request, handle_receive             questions out, answers in
+    Day 06  run_command, main                        the menu
 
 What both scripts need stands in both, so that each can be read and run alone: `Transaction`,
 `transaction_to_string`, the making of keys, and the check of a port.
@@ -130,7 +135,8 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> None:
     os._exit(1)  # the main thread waits at a prompt, from which nothing else would wake it
 
 
-# What str() makes of a flat dict. The node is a stranger, too: only what looks like this is read.
+# What str() makes of a flat dict: texts in quotes, whole numbers, True and False. The node is a
+# stranger, too: only what looks like this is read, or Python might choke on what it says.
 TEXT = rb"""(?:'[^'\\]*(?:\\[\\'ntrxuU][^'\\]*)*'|"[^"\\]*(?:\\[\\ntrxuU][^"\\]*)*")"""
 VALUE = rb"(?:%b|-?\d{1,400}|True|False)" % TEXT
 ANSWER = re.compile(rb"\{%b: %b(?:, %b: %b)*\}" % (TEXT, VALUE, TEXT, VALUE))
