@@ -175,8 +175,9 @@ def test_what_the_node_says_is_shown_at_once_even_in_a_pipe(run):
         client = run("blockchain_client.py", talkative.getsockname()[1], stdin=reader)
         client.wait_for("Command: ")
         connection, _ = talkative.accept()
-        connection.sendall(b"{'message': 'hello'}")
-        client.wait_for(r"\[\*\] Message from node: \{'message': 'hello'\}\n")
+        connection.sendall(b"{'message': 'one'}{'message': 'two'}")
+        client.wait_for(r"\[\*\] Message from node: \{'message': 'one'\}\n")
+        client.wait_for(r"\[\*\] Message from node: \{'message': 'two'\}\n")
         os.close(writer)
         assert client.status() == 0
 
