@@ -92,9 +92,10 @@ class Process:
             take_control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
             run = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
             command_prefix = ("-c", f"{take_control}; {run}")
-        # As in a plain shell: nothing there may help the scripts.
-        helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONIOENCODING", "PYTHONUTF8")
+        # As in a plain shell, where nothing helps the scripts and a wrong byte is an error.
+        helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED")
         environment = {k: v for k, v in os.environ.items() if k not in helpers}
+        environment["PYTHONIOENCODING"] = "utf8:strict"
         self.popen = subprocess.Popen(
             [sys.executable, *command_prefix, *map(str, command)],
             stdin=stdin,
