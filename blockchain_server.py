@@ -241,9 +241,8 @@ class BlockChain:
             state = beginning.copy()
             if thousands:
                 state.update(b"%d" % thousands)
-            copy_state = state.copy
             for ending in self.ENDINGS if thousands else self.FIRST_ENDINGS:
-                attempt = copy_state()
+                attempt = state.copy()
                 attempt.update(ending)
                 if attempt.digest() < target:
                     return thousands * 1000 + int(ending)
