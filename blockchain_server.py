@@ -50,15 +50,15 @@ import rsa
 # Limits: what a stranger may ask of this node. Without them, each is a way to stop it.
 # ------------------------------------------------------------------------------------------
 
-MAX_MONEY = 10**18  # coins in one payment; more than will ever be mined  #MAX_MONEY
+MAX_MONEY = 10**18  # coins; nobody will have more, and Python can still print it  #MAX_MONEY
 MIN_KEY_BITS = 512  # the tutorial's size; a SHA-1 signature does not fit into much less
 MAX_KEY_BITS = 4096  # a check takes a millisecond or two; at 60,000 bits it takes minutes
 MAX_EXPONENT_BITS = 32  # likewise: a signature check costs a multiplication a bit
 MAX_ADDRESS_LENGTH = 704  # characters of the address of a key that is as large as allowed
-KNOWN_KEYS = 1024  # addresses whose keys stay parsed; about a kilobyte each
+KNOWN_KEYS = 1024  # addresses whose keys stay parsed; two kilobytes each at the most
 MAX_REQUEST_BYTES = 65_536  # room for 10,000 characters of comment in any language
 MAX_REQUEST_OPCODES = 128  # steps of a pickle; a payment has 50, keys that collide need more
-REQUEST_SECONDS = 10  # from the first byte of a request to its last
+REQUEST_SECONDS = 10  # from the first byte of a request to its last, and to take an answer
 CHUNK_BYTES = 4096  # taken from a socket at once
 LOGGED_BYTES = 100  # of each request that the log shows
 HANG_UP_SECONDS = 1  # for a client to read why it is turned away
@@ -541,7 +541,7 @@ class BlockChain:
                 else:
                     self.say(f"[*] Received: {stream.excerpt()}")
                     response = self.respond(request)
-                connection.settimeout(REQUEST_SECONDS)
+                connection.settimeout(REQUEST_SECONDS)  # nobody holds a thread by not reading
                 connection.sendall(str(response).encode("utf8"))
                 if broken:
                     stream.hang_up()
