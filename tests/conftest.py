@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 import blockchain_client  # noqa: E402
 import blockchain_server  # noqa: E402
 
+posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 PATIENCE = 30  # seconds until what should happen counts as not happening
 
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.

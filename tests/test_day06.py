@@ -10,9 +10,8 @@ import time
 
 import blockchain_client
 import pytest
-from conftest import PATIENCE, ROOT, Account, Connection, free_port
+from conftest import PATIENCE, ROOT, Account, Connection, free_port, posix
 
-posix = pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
 WINDOW = (24, 80)  # rows, columns
 
 
@@ -300,6 +299,7 @@ def test_a_client_without_a_node_names_the_port(run):
     assert re.fullmatch(f"blockchain_client.py: .*{port}.*\n", client.output)
 
 
+@posix
 def test_ctrl_c_ends_the_node_with_clients_connected(node, run):
     connections = [node.connect() for _ in range(5)]
     connections[0].ask({"request": "get_balance", "address": "bob"})

@@ -1,11 +1,10 @@
 """The README is true: its tour, its walkthrough, its commands, and the tests that it names."""
 
 import doctest
-import os
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, posix
 
 README = (ROOT / "README.md").read_text(encoding="utf8")
 ENGLISH, CHINESE = README.split("\n## 繁體中文\n")
@@ -22,7 +21,7 @@ def test_the_tour_shows_what_happens(language):
 
 
 @BOTH
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@posix
 def test_the_walkthrough_shows_what_happens(node, run, language):
     session, later = re.findall(r"```console\n(.*?)```", language, re.DOTALL)
     for _ in range(6):  # sixty coins
