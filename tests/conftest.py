@@ -1,6 +1,5 @@
 """What most tests need: accounts that sign, ledgers, real nodes and real terminals."""
 
-import __main__
 import ast
 import contextlib
 import os
@@ -15,6 +14,8 @@ import sys
 import threading
 
 import pytest
+
+import __main__
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -186,28 +187,23 @@ def run():
         yield start
 
 
-@pytest.fixture
-def run_node(run):
+def start_node(run, **options):
     """Start a node, wait until it mines, and know its port and its miner's keys."""
-
-    def start(**options):
-        port = free_port()
-        node = run("blockchain_server.py", port, **options)
-        node.port = port
-        node.miner = Account.__new__(Account)
-        node.miner.address = node.wait_for(r"Miner address: (\S+)\n")[1]
-        node.miner.private = node.wait_for(r"Miner private: (\S+)\n")[1]
-        node.wait_for("Hash found: ")
-        node.connect = lambda: Connection(port)
-        return node
-
-    return start
+    port = free_port()
+    node = run("blockchain_server.py", port, **options)
+    node.port = port
+    node.miner = Account.__new__(Account)
+    node.miner.address = node.wait_for(r"Miner address: (\S+)\n")[1]
+    node.miner.private = node.wait_for(r"Miner private: (\S+)\n")[1]
+    node.wait_for("Hash found: ")
+    node.connect = lambda: Connection(port)
+    return node
 
 
 @pytest.fixture
-def node(run_node):
+def node(run):
     """A real node, in a process of its own."""
-    return run_node()
+    return start_node(run)
 
 
 @pytest.fixture
@@ -216,6 +212,25 @@ def ledger():
     ledger = blockchain_server.BlockChain()
     ledger.create_genesis_block()
     return ledger
+
+
+@pytest.fixture
+def server(ledger):
+    """A ledger that answers on a port, in the test's own process; it does not mine."""
+    ledger.start_socket_server()
+    ledger.connect = lambda: Connection(ledger.socket_port)
+    return ledger
+
+
+def handlers():
+    """Return the threads in this process that serve a client."""
+    return [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+
+
+def wait_until_handlers_end():
+    for thread in handlers():
+        thread.join(PATIENCE)
+    assert handlers() == []
 
 
 @pytest.fixture(scope="session")

@@ -11,27 +11,21 @@ import sys
 import threading
 import time
 
+import pytest
+import rsa
+from conftest import Account, Connection, Process, free_port, start_node, wait_until_handlers_end
+
 import blockchain_client
 import blockchain_server
-import pytest
-from conftest import PATIENCE, Account, Connection, free_port
 
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
 
 
 @pytest.fixture(scope="module")
-def victim(request, tmp_path_factory):
+def victim():
     """One real node that all the attacks of this file hit, and that must not mind."""
-    from conftest import Process
-
-    port = free_port()
-    node = Process("blockchain_server.py", port)
-    node.port = port
-    node.connect = lambda: Connection(port)
-    node.miner = Account.__new__(Account)
-    node.miner.address = node.wait_for(r"Miner address: (\S+)\n")[1]
-    node.miner.private = node.wait_for(r"Miner private: (\S+)\n")[1]
+    node = start_node(Process)
     for _ in range(10):
         node.wait_for("Hash found: ")
     yield node
@@ -242,8 +236,6 @@ def test_what_doubles_in_a_field_is_never_printed(node, field, opener):
 
 
 def test_a_key_of_absurd_size_is_refused_by_its_size(node):
-    import rsa
-
     huge = blockchain_client.get_address_from_public(
         rsa.PublicKey(2**60_000 - 1, 65537).save_pkcs1()
     )
@@ -420,22 +412,10 @@ def test_mutated_requests_get_answers(node):
 
 
 @pytest.fixture
-def server(ledger, monkeypatch):
-    """A ledger that answers on a port in the test's own process; requests have 0.2 seconds."""
+def hasty_server(server, monkeypatch):
+    """A server whose clients have 0.2 seconds for a request."""
     monkeypatch.setattr(blockchain_server, "REQUEST_SECONDS", 0.2)
-    ledger.start_socket_server()
-    ledger.connect = lambda: Connection(ledger.socket_port)
-    return ledger
-
-
-def handlers():
-    return [t for t in threading.enumerate() if "receive_socket_message" in t.name]
-
-
-def wait_until_handlers_end():
-    for thread in handlers():
-        thread.join(PATIENCE)
-    assert handlers() == []
+    return server
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\x80\x04\x95", pickle.dumps(BALANCE)[:-1]])
@@ -451,8 +431,8 @@ def test_a_client_that_leaves_leaves_nothing_behind(server, data, reset, capsys)
     assert len(capsys.readouterr().out.splitlines()) <= 6
 
 
-def test_a_request_once_begun_must_be_complete_in_time(server):
-    idle, slow = server.connect(), server.connect()
+def test_a_request_once_begun_must_be_complete_in_time(hasty_server):
+    idle, slow = hasty_server.connect(), hasty_server.connect()
     assert idle.ask(BALANCE) == BALANCE_ANSWER
     slow.send(b"\x80\x04")
     assert slow.receive() == {"message": "A request takes 0.2 seconds at most."}
@@ -460,8 +440,8 @@ def test_a_request_once_begun_must_be_complete_in_time(server):
     assert idle.ask(BALANCE) == BALANCE_ANSWER  # an idle connection may stay
 
 
-def test_a_request_that_drips_must_be_complete_in_time_too(server):
-    connection = server.connect()
+def test_a_request_that_drips_must_be_complete_in_time_too(hasty_server):
+    connection = hasty_server.connect()
     dripping = threading.Event()
 
     def drip():
@@ -476,8 +456,8 @@ def test_a_request_that_drips_must_be_complete_in_time_too(server):
     thread.join()
 
 
-def test_a_client_that_does_not_take_its_answers_is_left(server):
-    connection = server.connect()
+def test_a_client_that_does_not_take_its_answers_is_left(hasty_server):
+    connection = hasty_server.connect()
     # Pieces that the node takes whole, so that it never waits in the middle of a request.
     data = pickle.dumps({"request": "get_balance", "address": "\0" * 963}, 3)
     assert blockchain_server.CHUNK_BYTES % len(data) == 0

@@ -5,10 +5,11 @@ import sys
 import threading
 import time
 
-import blockchain_server
 import pytest
-from blockchain_server import Block, BlockChain, Transaction
 from conftest import ROOT
+
+import blockchain_server
+from blockchain_server import Block, BlockChain, Transaction
 
 
 def test_a_transaction_has_five_fields():

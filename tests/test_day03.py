@@ -6,10 +6,11 @@ import hashlib
 import threading
 import time
 
-import blockchain_client
 import pytest
-from blockchain_server import Block, Transaction
 from conftest import mine
+
+import blockchain_client
+from blockchain_server import Block, Transaction
 
 A_PAYMENT = Transaction("alice", "bob", 50, 1, "Thank you")
 

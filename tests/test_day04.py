@@ -3,8 +3,9 @@
 import dataclasses
 
 import pytest
-from blockchain_server import Block, BlockChain, Transaction
 from conftest import mine
+
+from blockchain_server import Block, BlockChain, Transaction
 
 
 def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):

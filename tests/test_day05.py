@@ -6,10 +6,11 @@ import sys
 import threading
 import time
 
-import blockchain_client
 import pytest
 import rsa
 from conftest import Account, mine
+
+import blockchain_client
 
 ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")

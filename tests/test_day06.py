@@ -5,12 +5,22 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 
-import blockchain_client
 import pytest
-from conftest import PATIENCE, ROOT, Account, Connection, free_port, posix
+from conftest import (
+    PATIENCE,
+    ROOT,
+    Account,
+    Connection,
+    free_port,
+    handlers,
+    posix,
+    start_node,
+    wait_until_handlers_end,
+)
+
+import blockchain_client
 
 WINDOW = (24, 80)  # rows, columns
 
@@ -69,7 +79,7 @@ def test_the_walkthrough_of_the_article(node, client):
 
 
 @posix
-def test_the_node_says_what_the_tutorial_says(run_node, run):
+def test_the_node_says_what_the_tutorial_says(run):
     port = free_port()
     node = run("blockchain_server.py", port, window=(24, 200))
     node.wait_for(r"^Miner address: \S+\nMiner private: \S+\nCreate genesis block\.\.\.\n")
@@ -88,8 +98,8 @@ def test_the_node_says_what_the_tutorial_says(run_node, run):
 
 
 @posix
-def test_the_keys_stay_in_sight_on_a_small_screen(run_node):
-    node = run_node(window=WINDOW)
+def test_the_keys_stay_in_sight_on_a_small_screen(run):
+    node = start_node(run, window=WINDOW)
     for _ in range(40):
         node.wait_for("Hash found: ")
     for _ in range(10):
@@ -116,8 +126,8 @@ def test_the_keys_stay_in_sight_on_a_small_screen(run_node):
 
 
 @posix
-def test_a_terminal_of_unknown_size_is_a_terminal(run_node):
-    node = run_node(window=(0, 0))
+def test_a_terminal_of_unknown_size_is_a_terminal(run):
+    node = start_node(run, window=(0, 0))
     for _ in range(20):
         node.wait_for("Hash found: ")
 
@@ -230,28 +240,14 @@ def test_the_client_works_with_the_published_node(run, alice):
 # The threads
 
 
-@pytest.fixture
-def server(ledger):
-    """A ledger that answers on a port, in the test's own process; it does not mine."""
-    ledger.start_socket_server()
-    return ledger
-
-
-def handlers():
-    return [t for t in threading.enumerate() if "receive_socket_message" in t.name]
-
-
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
-    connections = [Connection(server.socket_port) for _ in range(5)]
+    connections = [server.connect() for _ in range(5)]
     for connection in connections:
         assert connection.ask({"request": "get_balance", "address": "bob"})["balance"] == 0
-    threads = handlers()
-    assert len(threads) == 5
+    assert len(handlers()) == 5
     for connection in connections:
         connection.socket.close()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert handlers() == []
+    wait_until_handlers_end()
 
 
 def test_200_clients_at_once_are_all_answered(node):
@@ -313,8 +309,8 @@ def test_ctrl_c_ends_the_node_with_clients_connected(node, run):
 
 
 @posix
-def test_ctrl_c_ends_the_node_on_a_terminal(run_node):
-    node = run_node(window=WINDOW)
+def test_ctrl_c_ends_the_node_on_a_terminal(run):
+    node = start_node(run, window=WINDOW)
     node.press("C")
     assert node.status() == 0
     node.wait_for(r"\nGoodbye! ")
