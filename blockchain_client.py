@@ -3,8 +3,8 @@
     python blockchain_client.py 1111
 
 The port is that of a running `blockchain_server.py`. Everything that needs a private key is
-done here: a private key never leaves this process, only signatures do. What is simplified
-stands on top of the node. Read downwards:
+done here: a private key never leaves this process, only signatures do. The simplifications
+are listed at the top of the node. Read downwards:
 
     Day 05  generate_address ... sign_transaction    keys, and payments signed with them
     Day 06  send_request, handle_receive             questions out, answers in
@@ -72,7 +72,7 @@ class Transaction:
 def initialize_transaction(
     sender: str, receiver: str, amount: int, fee: int, message: str
 ) -> Transaction:
-    """Fill in a payment. Whether there are coins enough, the node will say."""
+    """Fill in a payment. Whether there are enough coins, the node will say."""
     return Transaction(sender, receiver, amount, fee, message)
 
 
@@ -109,7 +109,8 @@ def sign_transaction(transaction: Transaction, private: str) -> bytes:
 def send_request(client: socket.socket, answered: threading.Event, message: dict) -> None:
     """Send a request and wait until `handle_receive` has shown an answer.
 
-    One that takes longer than ANSWER_SECONDS is shown when it comes, among whatever comes then.
+    One that takes longer than ANSWER_SECONDS is still shown when it comes, but may be taken for
+    the answer to the next request.
     """
     answered.clear()
     with contextlib.suppress(OSError):  # the node has gone, which handle_receive sees as well
@@ -143,7 +144,7 @@ ANSWER = re.compile(rb"\{%b: %b(?:, %b: %b)*\}" % (TEXT, VALUE, TEXT, VALUE))
 
 
 def split_answer(received: bytes) -> tuple[dict | None, bytes]:
-    """Return the first whole answer, or None, and the bytes behind it.
+    """Return the first whole answer, or None, and the bytes after it.
 
     No mark ends an answer. But it is a Python literal, so one can see when it is whole. Raises
     ValueError or SyntaxError if it only looks like one.
@@ -172,7 +173,7 @@ def ask(field: str) -> str:
 
 
 def ask_number(field: str, least: int) -> int:
-    """Ask for a whole number; raise Slip if it is none, or too small."""
+    """Ask for a whole number; raise Slip if it is not one, or too small."""
     text = ask(field)
     try:
         number = int(text)
@@ -184,7 +185,7 @@ def ask_number(field: str, least: int) -> int:
 
 
 def ask_address() -> str:
-    """Ask for the address to pay from; raise Slip if it is none."""
+    """Ask for the address to pay from; raise Slip if it is not one."""
     address = ask("Address")
     public_key = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     try:
@@ -236,7 +237,7 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
 
 
 def port_number(text: str) -> int:
-    """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
+    """Return the port that somebody typed; raise ArgumentTypeError if it is not one."""
     if text.isdecimal() and 1 <= int(text) <= 65_535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")

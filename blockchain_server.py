@@ -19,11 +19,11 @@ What is simplified, so that it fits in a file:
   - Nothing is saved to disk. The chain ends with the process.
   - There is one node. Peers, and which of two chains to believe, begin with Day 07.
   - A block does not keep the signatures: the node checks them once, on arrival.
-  - What is signed is a text that Python made. A character that is younger than one side's
-    Python is written differently there, and the signature does not fit.
+  - What is signed is a text that Python makes. It escapes characters that it does not know
+    yet, so two versions may write a new character differently, and no signature fits.
   - Accounts have balances. Bitcoin has coins instead, unspent outputs of older payments.
 
-A name behind `#` is what Bitcoin Core calls the same thing, to look further.
+A name after `#` is what Bitcoin Core calls the same thing, to look further.
 """
 
 import argparse
@@ -58,13 +58,13 @@ MAX_ADDRESS_LENGTH = 704  # characters of the address of a key that is as large 
 KNOWN_KEYS = 1024  # addresses whose keys stay parsed; two kilobytes each at the most
 MAX_REQUEST_BYTES = 65_536  # room for 10,000 characters of comment in any language
 MAX_REQUEST_OPCODES = 128  # steps of a pickle; a payment has 50, keys that collide need more
-REQUEST_SECONDS = 10  # from the first byte of a request to its last, and to take an answer
+REQUEST_SECONDS = 10  # to send a whole request; as long again to take the answer
 CHUNK_BYTES = 4096  # taken from a socket at once
-LOGGED_BYTES = 100  # of each request that the log shows
+LOGGED_BYTES = 100  # how much of a request the log shows
 HANG_UP_SECONDS = 1  # for a client to read why it is turned away
 CROWD_PAUSE = 0.1  # seconds until the next try when there are too many connections
 COMPLAINT_SECONDS = 60  # between two log lines about that
-SWITCH_INTERVAL = 0.00002  # seconds that the miner keeps a waiting handler waiting
+SWITCH_INTERVAL = 0.00002  # seconds until the miner must let a waiting thread run
 
 
 # ------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class BlockChain:
     def __init__(self, socket_port: int = 0):
         """Make an empty ledger; `socket_port` is where `start()` will listen, 0 for any port."""
         self.adjust_difficulty_blocks = 10  # between retargets  #DifficultyAdjustmentInterval
-        self.difficulty = 1  # leading zeros of a hash
+        self.difficulty = 1  # leading zeros of a hash; main thread only
         self.block_time = 30  # seconds that a block should take  #nPowTargetSpacing
         self.miner_rewards = 10  # coins
         self.block_limitation = 32  # transactions  #MAX_BLOCK_WEIGHT
@@ -120,7 +120,7 @@ class BlockChain:
         self.balances = collections.Counter()  # account: coins, as of the last block
         self.outgoing = collections.Counter()  # account: coins waiting or being mined
         self.accepted_payments = set()  # the digest of every payment ever accepted
-        self.chain_work = 0  # hashes that the blocks stand for, on average  #nChainWork
+        self.chain_work = 0  # hashes that mining took, on average  #nChainWork
 
         # Day 06
         self.socket_host = "127.0.0.1"
@@ -156,8 +156,8 @@ class BlockChain:
     def get_block_string(self, block: Block) -> bytes:
         """Return all that is hashed before the nonce: every other field of the block.
 
-        It is written as a Python tuple, with quotes and commas, so that no two blocks give
-        the same text. Blanks fill it up to whole 64-byte steps of SHA-1, which leaves one
+        It is written as a Python tuple, with quotes and commas, so that no field can run
+        into the next. Blanks fill it up to whole 64-byte steps of SHA-1, which leaves one
         step for the nonce, whatever its length.
         """
         fields = (
@@ -197,10 +197,7 @@ class BlockChain:
         del waiting[: self.block_limitation]
 
     def mine_block(self, miner: str) -> None:
-        """Pack what is waiting into a block on top of the chain, find its nonce, append it.
-
-        `miner` is the address that gets the rewards and the fees.
-        """
+        """Pack what is waiting into a block on top of the chain, find its nonce, append it."""
         with self.lock:
             block = Block(self.chain[-1].hash, self.difficulty, miner, self.miner_rewards)
             self.add_transaction_to_block(block)
@@ -210,14 +207,14 @@ class BlockChain:
             block.hash = self.get_hash(block, block.nonce)
         except BaseException:  # Ctrl-C in a Python shell: what was accepted must not be lost
             with self.lock:
-                self.pending_transactions += block.transactions
+                self.pending_transactions[:0] = block.transactions
             raise
         seconds = round(time.perf_counter() - start, 2)
         with self.lock:
             self.append_block(block)
         self.say(f"Hash found: {block.hash} @ difficulty {block.difficulty}, time cost: {seconds}s")
 
-    # What the digits of a number end in, for the loop below: of 0 to 999, and of all others.
+    # The last digits of a nonce: up to 999 as they are, then padded to three (1007 ends in 007).
     FIRST_ENDINGS = [b"%d" % number for number in range(1000)]
     ENDINGS = [b"%03d" % number for number in range(1000)]
 
@@ -252,8 +249,9 @@ class BlockChain:
 
         #ConnectTip
         """
+        if self.chain:  # genesis took no work
+            self.chain_work += 16**block.difficulty
         self.chain.append(block)
-        self.chain_work += 16**block.difficulty
         self.balances[block.miner] += block.miner_rewards
         for transaction in block.transactions:
             cost = transaction.amounts + transaction.fee
@@ -312,7 +310,7 @@ class BlockChain:
                 return False
             previous_hash = block.hash
         # A chain can be mined anew with less work a block. Its sum gives that away.
-        if sum(16**block.difficulty for block in chain) < chain_work:
+        if sum(16**block.difficulty for block in chain[1:]) < chain_work:
             self.say("The chain shows less work than was done for it!")
             return False
         self.say("Hash correct!")
@@ -321,7 +319,7 @@ class BlockChain:
     def find_fault(self, block: Block, height: int, previous_hash: str) -> str:
         """Return what is wrong with the block at this height, or an empty text."""
         try:
-            # The text of a transaction does not tell "5" from 5 here; the node never accepts 5.
+            # Both go through str() there, so "5" and 5 hash alike. Only texts are ever accepted.
             names = [name for t in block.transactions for name in (t.sender, t.receiver)]
             if any(type(name) is not str for name in names):
                 return "it pays from or to something that is not a text!"
@@ -361,7 +359,7 @@ class BlockChain:
     @staticmethod
     @functools.lru_cache(KNOWN_KEYS)  # parsing a key takes longer than checking a signature
     def get_public_from_address(address: str) -> rsa.PublicKey:
-        """Return the key that an address is; raise ValueError if it is none, or too large."""
+        """Return the key that an address is; raise ValueError if it is not one, or too large."""
         if len(address) > MAX_ADDRESS_LENGTH:
             raise ValueError("too long")
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
@@ -583,11 +581,11 @@ REQUEST_OPCODES = frozenset(
 
 
 class BadRequest(Exception):
-    """A request that is none. The sentence goes to the client."""
+    """Not a valid request. The sentence goes to the client."""
 
 
 class BrokenStream(BadRequest):
-    """Where the next request would begin, nobody can tell. The connection must end."""
+    """Nobody can tell where the next request begins. The connection must end."""
 
 
 class RequestStream:
@@ -658,7 +656,7 @@ class RequestStream:
         return f"{bytes(self.received[: min(self.position, LOGGED_BYTES)])}{dots}"
 
     def hang_up(self) -> None:
-        """Let the last answer arrive: TCP would drop it if the end came with bytes unread."""
+        """Let the last answer arrive: it would be lost if a close with bytes unread reset TCP."""
         self.connection.shutdown(socket.SHUT_WR)
         self.connection.settimeout(HANG_UP_SECONDS)
         deadline = time.monotonic() + HANG_UP_SECONDS
@@ -680,7 +678,7 @@ class RequestUnpickler(pickle.Unpickler):
 
 
 def read_request(stream: RequestStream) -> dict:
-    """Return the next request, a dict with the key "request"; raise BadRequest if it is none."""
+    """Return the next request, a dict with the key "request"; raise BadRequest if it is not one."""
     harmless = True
     try:
         for count, (opcode, _, _) in enumerate(pickletools.genops(stream)):
@@ -706,7 +704,7 @@ def read_request(stream: RequestStream) -> dict:
 
 
 def port_number(text: str) -> int:
-    """Return the port that somebody typed; raise ArgumentTypeError if it cannot be one."""
+    """Return the port that somebody typed; raise ArgumentTypeError if it is not one."""
     if text.isdecimal() and 1 <= int(text) <= 65_535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")

@@ -158,6 +158,8 @@ def test_an_interrupted_block_gives_its_transactions_back(ledger):
     with pytest.raises(KeyboardInterrupt):
         ledger.mine_block("miner")
     assert ledger.pending_transactions == [A_PAYMENT]
+    later = dataclasses.replace(A_PAYMENT, message="later")
+    ledger.pending_transactions.append(later)
     ledger.difficulty = 1
     mine(ledger)
-    assert ledger.chain[1].transactions == [A_PAYMENT]
+    assert ledger.chain[1].transactions == [A_PAYMENT, later]

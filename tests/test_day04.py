@@ -240,6 +240,15 @@ def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, dif
     assert "Block 0: " in capsys.readouterr().out
 
 
+def test_genesis_cannot_make_up_for_work_that_was_not_done(honest, capsys):
+    honest.chain[0].difficulty = 40  # which nobody can ask genesis to show
+    for block in honest.chain[1:]:
+        block.difficulty = 1
+    hash_anew(honest, 0, lambda block: honest.find_nonce(block) if block.difficulty == 1 else 0)
+    assert honest.verify_blockchain() is False
+    assert "less work" in capsys.readouterr().out
+
+
 def test_a_chain_mined_anew_with_less_work_is_found(honest, capsys):
     honest.chain[11].miner = "mallory"
     for block in honest.chain[11:]:
