@@ -145,21 +145,21 @@ def test_a_block_interrupted_when_its_nonce_is_found_gives_them_back_too(ledger,
     assert ledger.pending_transactions == [A_PAYMENT]
 
 
-def test_an_interrupted_block_gives_its_transactions_back(ledger):
+def test_an_interrupted_block_gives_its_transactions_back_in_front_of_newer_ones(ledger):
+    newer = dataclasses.replace(A_PAYMENT, message="newer")
     ledger.pending_transactions.append(A_PAYMENT)
     ledger.difficulty = 40  # for ever
 
     def interrupt():
         while ledger.pending_transactions:
             pass
+        ledger.pending_transactions.append(newer)
         _thread.interrupt_main()
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         ledger.mine_block("miner")
-    assert ledger.pending_transactions == [A_PAYMENT]
-    later = dataclasses.replace(A_PAYMENT, message="later")
-    ledger.pending_transactions.append(later)
+    assert ledger.pending_transactions == [A_PAYMENT, newer]
     ledger.difficulty = 1
     mine(ledger)
-    assert ledger.chain[1].transactions == [A_PAYMENT, later]
+    assert ledger.chain[1].transactions == [A_PAYMENT, newer]
