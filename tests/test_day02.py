@@ -8,6 +8,7 @@ import time
 import pytest
 from conftest import ROOT
 
+import blockchain_client
 import blockchain_server
 from blockchain_server import Block, BlockChain, Transaction
 
@@ -51,6 +52,23 @@ def test_a_chain_begins_with_the_numbers_of_the_series():
     assert chain.chain == []
     assert chain.pending_transactions == []
     assert chain.socket_host == "127.0.0.1"
+
+
+NODE_NAMES = """
+    create_genesis_block transaction_to_string get_transactions_string get_hash
+    add_transaction_to_block mine_block adjust_difficulty get_balance verify_blockchain
+    generate_address get_address_from_public extract_from_private add_transaction start
+    start_socket_server wait_for_socket_connection receive_socket_message
+""".split()
+CLIENT_NAMES = """
+    Transaction handle_receive generate_address get_address_from_public extract_from_private
+    initialize_transaction transaction_to_string sign_transaction
+""".split()
+
+
+def test_every_name_of_the_series_can_be_found():
+    assert [name for name in NODE_NAMES if not callable(getattr(BlockChain, name, None))] == []
+    assert [name for name in CLIENT_NAMES if not hasattr(blockchain_client, name)] == []
 
 
 def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger):
