@@ -33,7 +33,7 @@ MAX_ANSWER_BYTES = 10**6  # of what a node says until it makes sense; four times
 
 
 # ------------------------------------------------------------------------------------------
-# Day 05: keys. An address is a public key: whoever has the private key to it can spend its coins.
+# Day 05: keys. An address is a public key; its private key moves the coins.
 # ------------------------------------------------------------------------------------------
 
 

@@ -319,7 +319,7 @@ class BlockChain:
     def find_fault(self, block: Block, height: int, previous_hash: str) -> str:
         """Return what is wrong with the block at this height, or an empty text."""
         try:
-            # Both go through str() there, so "5" and 5 hash alike. Only texts are ever accepted.
+            # The hash takes both through str(), which makes "5" and 5 alike. Only texts are valid.
             names = [name for t in block.transactions for name in (t.sender, t.receiver)]
             if any(type(name) is not str for name in names):
                 return "it pays from or to something that is not a text!"
@@ -472,7 +472,7 @@ class BlockChain:
         address, private = self.generate_address()
         keys = f"Miner address: {address}\nMiner private: {private}"
         self.say(keys)
-        self.miner_keys = keys
+        self.miner_keys = keys  # from here on, `say` keeps them in sight
         self.create_genesis_block()
         while True:
             self.mine_block(address)
@@ -653,7 +653,7 @@ class RequestStream:
     def excerpt(self) -> str:
         """Return the first bytes of the request for the log, escaped so that they stay a line."""
         dots = "..." if self.position > LOGGED_BYTES else ""
-        return f"{bytes(self.received[: min(self.position, LOGGED_BYTES)])}{dots}"
+        return f"{self.message()[:LOGGED_BYTES]}{dots}"
 
     def hang_up(self) -> None:
         """Let the last answer arrive: it would be lost if a close with bytes unread reset TCP."""

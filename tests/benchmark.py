@@ -6,6 +6,7 @@ of the rounds, so a machine that slows down slows them all. It takes about twent
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import pathlib
@@ -91,6 +92,15 @@ def medians(*actions, rounds=ROUNDS):
     return [statistics.median(column) for column in zip(*seconds)]
 
 
+def medians_of_batches(batches, *actions):
+    """Return the median seconds of each action, done in turns, on a new batch each round."""
+    seconds = [
+        medians(*(functools.partial(action, batch) for action in actions), rounds=1)
+        for batch in batches
+    ]
+    return [statistics.median(column) for column in zip(*seconds)]
+
+
 def show(what, seconds, times):
     """Print a row of the table: seconds for so many times of this, the floor, the tutorial."""
     this, floor, *tutorial = [total / count * 1e6 for total, count in zip(seconds, times)]
@@ -122,7 +132,7 @@ def signed_payments(address, private, numbers):
     for number in numbers:
         transaction = Transaction(address, "bob", 1, number % 7, f"payment {number}")
         text = BlockChain.transaction_to_string(transaction).encode("utf-8")
-        yield transaction, rsa.sign(text, private, "SHA-1")
+        yield transaction, rsa.sign(text, private, "SHA-1"), text
 
 
 def measure_hashing(what, transactions):
@@ -160,39 +170,39 @@ def measure_ledger(address, public, private):
     )
     show("a balance on 20,000 blocks; floor: on 20", seconds, (1000, 1000, 1))
 
-    seconds = []
-    payments = list(signed_payments(address, private, range(5_000 + 200 * ROUNDS)))
-    for start in range(5_000, len(payments), 200):
-        some = payments[start : start + 200]
-        texts = [(long.transaction_to_string(t).encode("utf-8"), s) for t, s in some]
-        seconds += [
-            medians(
-                lambda: [long.add_transaction(*payment) for payment in some],
-                lambda: [rsa.verify(*text, public) for text in texts],
-                lambda: [tutorial_payment(long, *payment) for payment in some[:2]],
-                rounds=1,
-            )
-        ]
-    seconds = [statistics.median(column) for column in zip(*seconds)]
+    def batches(first):
+        """Yield payments that no ledger has seen, 200 for each round."""
+        for start in range(first, first + 200 * ROUNDS, 200):
+            yield list(signed_payments(address, private, range(start, start + 200)))
+
+    def pay(ledger, batch):
+        for transaction, signature, _ in batch:
+            ledger.add_transaction(transaction, signature)
+
+    def verify(batch):
+        for _, signature, text in batch:
+            rsa.verify(text, signature, public)
+
+    def pay_as_the_tutorial(batch):
+        for transaction, signature, _ in batch[:2]:
+            tutorial_payment(long, transaction, signature)
+
+    def pay_with_none_waiting(batch):
+        short.pending_transactions.clear()
+        pay(short, batch)
+
+    pay_on_long = functools.partial(pay, long)
+    seconds = medians_of_batches(batches(5_000), pay_on_long, verify, pay_as_the_tutorial)
     show("a payment on 20,000 blocks; floor: rsa.verify alone", seconds, (200, 200, 2))
 
-    for payment in payments[:5_000]:
-        long.add_transaction(*payment)
-    seconds = []
-    payments = list(signed_payments(address, private, range(10_000, 10_000 + 200 * ROUNDS)))
-    for start in range(0, len(payments), 200):
-        some = payments[start : start + 200]
-        short.pending_transactions.clear()
-        seconds += [
-            medians(
-                lambda: [long.add_transaction(*payment) for payment in some],
-                lambda: [short.add_transaction(*payment) for payment in some],
-                rounds=1,
-            )
-        ]
-    seconds = [statistics.median(column) for column in zip(*seconds)]
+    pay(long, signed_payments(address, private, range(5_000)))
+    seconds = medians_of_batches(batches(10_000), pay_on_long, pay_with_none_waiting)
     show("a payment with 5,000 waiting; floor: with none", seconds, (200, 200))
+    measure_blocks(address, short, long)
 
+
+def measure_blocks(address, short, long):
+    """Pack and append on a short and a long chain, with what waits on the long one."""
     waiting = list(long.pending_transactions)
 
     def pack(ledger, transactions):
@@ -253,7 +263,7 @@ def be_a_node(kind):
 
 def measure_memory(address, private):
     ledger = ledger_of(1, address)
-    payments = [pickle.dumps(payment) for payment in signed_payments(address, private, range(500))]
+    payments = [pickle.dumps(p[:2]) for p in signed_payments(address, private, range(500))]
 
     def taken_by(action, times):
         before = tracemalloc.get_traced_memory()[0]
@@ -275,7 +285,7 @@ def main():
     print("| what | this | floor | this / floor | the tutorial's way | tutorial / this |")
     print("| --- | --: | --: | --: | --: | --: |")
     measure_hashing("a hash, empty block; floor: copy, update, digest", [])
-    payments = [transaction for transaction, _ in signed_payments(address, private, range(32))]
+    payments = [transaction for transaction, *_ in signed_payments(address, private, range(32))]
     measure_hashing("a hash, 32 transactions; floor: the same", payments)
     measure_answers()
     measure_ledger(address, public, private)

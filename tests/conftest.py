@@ -114,7 +114,8 @@ class Process:
         self.ended = False
         self.seen = 0
         self.news = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def _read(self):
         data = b"..."
@@ -166,6 +167,8 @@ class Process:
     def close(self):
         self.popen.kill()
         self.popen.wait()
+        self.reader.join(PATIENCE)
+        os.close(self.terminal)
 
 
 def free_port():
