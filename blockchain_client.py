@@ -2,43 +2,45 @@
 
     python blockchain_client.py 1111
 
-The port is that of a running `blockchain_server.py`. Everything that needs a private key is
-done here: a private key never leaves this process, only signatures do. The simplifications
-are listed at the top of the node. Read downwards:
+The port is that of a running `blockchain_server.py`. All that needs a private key is done here.
+A private key never leaves this process, only signatures do. Read downwards:
 
     Day 05  generate_address ... sign_transaction    keys, and payments signed with them
-    Day 06  send_request, handle_receive             questions out, answers in
-    Day 06  run_command, main                        the menu
+    Day 06  send_request, handle_receive             requests out, answers in
+    Day 06  ask, run_command, main                   the keyboard and the menu
 
 What both scripts need stands in both, so that each can be read and run alone: `Transaction`,
 `transaction_to_string`, the making of keys, and the check of a port.
 """
 
 import argparse
-import ast
 import contextlib
+import dataclasses
+import functools
+import importlib
+import io
 import os
 import pickle
 import re
 import socket
 import sys
 import threading
+import unicodedata
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
-import rsa
+try:
+    import rsa
+except ModuleNotFoundError:
+    sys.exit("No rsa. Type: python3 -m venv .venv && .venv/bin/pip install -qr requirements.txt")
 
-ANSWER_SECONDS = 5  # until the menu comes back without an answer
-MAX_ANSWER_BYTES = 10**6  # of what a node says until it makes sense; four times the longest
 
-
-# ------------------------------------------------------------------------------------------
-# Day 05: keys. An address is a public key; its private key moves the coins.
-# ------------------------------------------------------------------------------------------
+# ---- Day 05: keys. An address is a public key; its private key moves coins.
 
 
 def generate_address() -> tuple[str, str]:
-    """Make a pair of keys; return the address, which is the public key, and the private key."""
+    """Make a pair of keys. Return the address, which is the public key, and the private key."""
     public, private = rsa.newkeys(512)
     return get_address_from_public(public.save_pkcs1()), extract_from_private(private.save_pkcs1())
 
@@ -53,12 +55,10 @@ def extract_from_private(private: bytes) -> str:
     return "".join(private.decode("ascii").splitlines()[1:-1])
 
 
-# ------------------------------------------------------------------------------------------
-# Day 05: payments. They are filled in, turned into text, and signed.
-# ------------------------------------------------------------------------------------------
+# ---- Day 05: payments. They are filled in, turned into text, and signed.
 
 
-@dataclass
+@dataclasses.dataclass
 class Transaction:
     """A payment, as it is signed and sent. It travels as `__main__.Transaction`."""
 
@@ -79,11 +79,11 @@ def initialize_transaction(
 def transaction_to_string(transaction: Transaction) -> str:
     """Return the text of a payment, which is what is signed.
 
-    The node has the same function. A letter of difference, and no signature fits.
+    The node has the same function: if one character differs, no signature fits.
     """
     transaction_dict = {
-        "sender": str(transaction.sender),
-        "receiver": str(transaction.receiver),
+        "sender": transaction.sender,
+        "receiver": transaction.receiver,
         "amounts": transaction.amounts,
         "fee": transaction.fee,
         "message": transaction.message,
@@ -94,23 +94,26 @@ def transaction_to_string(transaction: Transaction) -> str:
 def sign_transaction(transaction: Transaction, private: str) -> bytes:
     """Sign a payment with a private key as `extract_from_private` gives it.
 
-    Whatever is wrong with the key raises: `rsa` and `pyasn1` say so in many ways.
+    If the key is damaged, `rsa` and `pyasn1` raise exceptions of many kinds.
     """
     private_key = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
     private_key_pkcs = rsa.PrivateKey.load_pkcs1(private_key.encode("utf-8"))
-    return rsa.sign(transaction_to_string(transaction).encode("utf-8"), private_key_pkcs, "SHA-1")
+    data = transaction_to_string(transaction).encode("utf-8")
+    signature: bytes = rsa.sign(data, private_key_pkcs, "SHA-1")
+    return signature
 
 
-# ------------------------------------------------------------------------------------------
-# Day 06: the node. Requests go out as pickles, answers come in as the text of a dict.
-# ------------------------------------------------------------------------------------------
+# ---- Day 06: the node. Requests go out as pickles, answers come in as the text of a dict.
+
+ANSWER_SECONDS = 5  # until the menu comes back without an answer
+MAX_ANSWER_LENGTH = 300_000  # characters; the longest answer repeats an address of 65,000
 
 
-def send_request(client: socket.socket, answered: threading.Event, message: dict) -> None:
-    """Send a request and wait until `handle_receive` has shown an answer.
+def send_request(client: socket.socket, answered: threading.Event, message: dict[str, Any]) -> None:
+    """Send a request, and wait until `handle_receive` has shown an answer.
 
-    One that takes longer than ANSWER_SECONDS is still shown when it comes, but may be taken for
-    the answer to the next request.
+    One that takes longer than ANSWER_SECONDS is still shown when it comes, but it may be taken
+    for the answer to the next request.
     """
     answered.clear()
     with contextlib.suppress(OSError):  # the node has gone, which handle_receive sees as well
@@ -121,136 +124,221 @@ def send_request(client: socket.socket, answered: threading.Event, message: dict
 
 def handle_receive(client: socket.socket, answered: threading.Event) -> None:
     """Show what the node says, as soon as it says it. A thread of its own runs this."""
-    received = b""
-    with contextlib.suppress(OSError, ValueError, SyntaxError):  # cut off, or talking nonsense
-        while (chunk := client.recv(4096)) and len(received) < MAX_ANSWER_BYTES:
-            received += chunk
-            answer, received = split_answer(received)
-            while answer is not None:
-                print(f"[*] Message from node: {answer}")
-                if answer.get("result") is True:
-                    print("The payment counts as soon as a block with it is mined.")
-                answered.set()
-                answer, received = split_answer(received)
-    print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)  # in one piece
-    os._exit(1)  # the main thread waits at a prompt, from which nothing else would wake it
+    with contextlib.suppress(OSError, UnicodeDecodeError):  # cut off, or talking nonsense
+        for answer in read_answers(client):
+            # What could steer the terminal is shown as \x1b or the like.
+            shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
+            print(f"[*] Message from node: {shown}")
+            if answer.startswith("{'result': True,"):
+                print("The payment counts as soon as a block with it is mined.")
+            answered.set()
 
 
-# What str() makes of a flat dict: texts in quotes, whole numbers, True and False. The node is a
-# stranger, too: only what looks like this is read, or Python might choke on what it says.
-TEXT = rb"""(?:'[^'\\]*(?:\\[\\'ntrxuU][^'\\]*)*'|"[^"\\]*(?:\\[\\ntrxuU][^"\\]*)*")"""
-VALUE = rb"(?:%b|-?\d{1,400}|True|False)" % TEXT
-ANSWER = re.compile(rb"\{%b: %b(?:, %b: %b)*\}" % (TEXT, VALUE, TEXT, VALUE))
+def read_answers(client: socket.socket) -> Iterator[str]:
+    """Yield each answer as soon as it is whole. End when the node leaves, or talks nonsense.
 
-
-def split_answer(received: bytes) -> tuple[dict | None, bytes]:
-    """Return the first whole answer, or None, and the bytes after it.
-
-    No mark ends an answer. But it is a Python literal, so one can see when it is whole. Raises
-    ValueError or SyntaxError if it only looks like one.
+    No mark ends an answer. But it is the text of a dict, so it ends with the brace that closes
+    the first one. Brackets inside quotes do not count, and a backslash hides the next character.
     """
-    answer = ANSWER.search(received)
-    if not answer:
-        return None, received
-    return ast.literal_eval(answer[0].decode("utf8")), received[answer.end() :]
+    answer: list[str] = []  # its characters so far
+    depth, quote, hidden, length = 0, "", False, 0
+    with client.makefile(encoding="utf8", newline="") as node:
+        while (character := node.read(1)) and length < MAX_ANSWER_LENGTH:
+            length += 1
+            if not depth and character != "{":  # nothing of an answer
+                continue
+            answer.append(character)
+            if hidden:
+                hidden = False
+            elif quote:
+                hidden = character == "\\"
+                quote = "" if character == quote else quote
+            elif character in "'\"":
+                quote = character
+            elif character in "{[":
+                depth += 1
+            elif character in "]}":
+                depth -= 1
+            elif len(answer) == 2 or character not in "TrueFalseNone0123456789-:, ":
+                answer, depth = [], 0  # `str` of a dict never looks like this
+            if answer and not depth:
+                yield "".join(answer)
+                answer, length = [], 0
 
 
-# ------------------------------------------------------------------------------------------
-# Day 06: the menu. A slip costs one line, never the session.
-# ------------------------------------------------------------------------------------------
+# ---- Day 06: the keyboard. A slip costs one line, and a private key stays in its own field.
+
+PRIVATE_KEY = re.compile("MII...IBA|PRIVATE KEY")  # how private keys begin, bare and in PEM
+PART_OF_KEY = re.compile("M[E-H].[Cw]|MIG[H-Jdef]|MII[A-J]|[A-Za-z0-9+/=]{24,}$")
+T = TypeVar("T")
 
 
-class Slip(Exception):
-    """What was typed cannot be meant. The text names the field, and never repeats a key."""
+class BackToMenu(Exception):
+    """Somebody typed an empty line."""
 
 
-def ask(field: str) -> str:
-    """Ask for one line; raise Slip if there is nothing on it."""
-    text = input(f"{field}: ").strip()
-    if not text:
-        raise Slip(f"{field}: nothing was typed.")
-    return text
+class Keyboard:
+    """Asks for one line after the other. Arrows edit a line, and Up brings back earlier ones.
+
+    Python's `readline` does that. Windows has no `readline`, and edits lines by itself.
+    """
+
+    def __init__(self) -> None:
+        self.readline: Any = None
+        self.termios: Any = None
+        if sys.stdin.isatty():
+            with contextlib.suppress(ImportError):
+                self.readline = importlib.import_module("readline")
+                self.readline.set_auto_history(False)  # `ask` decides what may come back
+                # A paste of several lines is one answer, where the terminal marks pastes.
+                self.readline.parse_and_bind("set enable-bracketed-paste on")
+                self.termios = importlib.import_module("termios")
+                self.settings = self.termios.tcgetattr(sys.stdin)
+
+    def ask(
+        self, field: str, check: Callable[[str], T], secret: bool = False, optional: bool = False
+    ) -> T:
+        """Ask for a field until `check` takes what was typed. Return what `check` makes of it.
+
+        `check` raises ValueError with a sentence about what is wrong. Only a `secret` field may
+        hold a private key, and Up does not bring it back. Raises BackToMenu at an empty line,
+        unless the field is `optional`.
+        """
+        while True:
+            typed = input(f"{field}: ").strip()
+            if not typed and not optional:
+                raise BackToMenu
+            try:
+                if PRIVATE_KEY.search(typed) and not secret:
+                    raise ValueError("this is a private key! Only Private_key may ask for it.")
+                answer = check(typed)
+            except ValueError as slip:
+                print(f"{field}: {slip}")
+                continue
+            if self.readline and not secret:
+                self.readline.add_history(typed)
+            return answer
+
+    def any_text(self, typed: str) -> str:
+        """Return an address or any other text; but ask back about what looks like part of a key."""
+        with contextlib.suppress(ValueError):
+            return whole_address(typed)
+        if PART_OF_KEY.match(joined(typed)):
+            print("This looks like a part of a key, and is not a whole address.")
+            if self.ask("Use it all the same? (y/n)", str).lower() not in ("y", "yes"):
+                raise ValueError("please once more.")
+        return typed
+
+    def leave(self, status: int) -> NoReturn:
+        """End the process at once, and leave the terminal as it was.
+
+        `input()` may be waiting in the main thread, and nothing but a key can wake it.
+        """
+        if self.termios:
+            self.termios.tcsetattr(sys.stdin, self.termios.TCSANOW, self.settings)
+            os.write(
+                sys.stdin.fileno(), b"\x1b[?2004l"
+            )  # the terminal need not mark pastes any more
+        os._exit(status)
 
 
-def ask_number(field: str, least: int) -> int:
-    """Ask for a whole number; raise Slip if it is not one, or too small."""
-    text = ask(field)
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if number < least:
-        raise Slip(f"{field}: this must be a whole number, {least} or more.")
-    return number
+def joined(typed: str) -> str:
+    """Return a key without the blanks and line breaks that a paste may bring along."""
+    return "".join(typed.split())
 
 
-def ask_address() -> str:
-    """Ask for the address to pay from; raise Slip if it is not one."""
-    address = ask("Address")
+def public_key_of(address: str) -> Any:
+    """Return the key that an address is; raise ValueError if it is not a whole address."""
     public_key = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
-    try:
-        rsa.PublicKey.load_pkcs1(public_key.encode("utf-8"))
-    except Exception:  # as in sign_transaction
-        raise Slip("Address: this is not a whole address.") from None
-    return address
+    with contextlib.suppress(Exception):  # as in sign_transaction
+        key = rsa.PublicKey.load_pkcs1(public_key.encode("utf-8"))
+        if get_address_from_public(key.save_pkcs1()) == address:
+            return key
+    raise ValueError("this is not a whole address.")
 
 
-def ask_private_key() -> str:
-    """Ask for a private key; raise Slip if nothing can be signed with it."""
-    private_key = ask("Private_key")
+def whole_address(typed: str) -> str:
+    """Return an address; raise ValueError if it is not a whole one."""
+    public_key_of(joined(typed))
+    return joined(typed)
+
+
+def private_key_of(address: str, typed: str) -> str:
+    """Return a private key; raise ValueError if it does not sign for this address."""
+    probe = Transaction(address, "", 0, 0, "")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # `rsa` warns of a key whose numbers do not match
-            sign_transaction(Transaction("", "", 0, 0, ""), private_key)
+            signature = sign_transaction(probe, joined(typed))
     except Exception:  # as in sign_transaction
-        raise Slip("Private_key: this is not a whole private key.") from None
-    return private_key
+        raise ValueError("this is not a whole private key.") from None
+    try:
+        rsa.verify(transaction_to_string(probe).encode("utf-8"), signature, public_key_of(address))
+    except rsa.VerificationError:
+        raise ValueError("this is not the key of the address above.") from None
+    return joined(typed)
 
 
-def run_command(client: socket.socket, answered: threading.Event) -> None:
-    """Show the menu, and do what is chosen from it."""
+def whole_number(least: int, typed: str) -> int:
+    """Return a whole number; raise ValueError if it is none, or too small."""
+    with contextlib.suppress(ValueError):
+        if int(typed) >= least:
+            return int(typed)
+    raise ValueError(f"this must be a whole number, {least} or more.")
+
+
+# ---- Day 06: the menu.
+
+
+def run_command(client: socket.socket, answered: threading.Event, keyboard: Keyboard) -> None:
+    """Show the menu, and do what is chosen from it. Raises BackToMenu at an empty line."""
     command_dict = {"1": "generate_address", "2": "get_balance", "3": "transaction"}
     print("Command list:")
     for number, name in command_dict.items():
         print(f"{number}. {name}")
-    command = command_dict.get(input("Command: ").strip())
-    message = {"request": command}
+    # NFKC turns the full-width digits of a Chinese keyboard into plain ones.
+    command = command_dict.get(unicodedata.normalize("NFKC", keyboard.ask("Command", str)))
+    message: dict[str, Any] = {"request": command}
     if command is None:
         print("Unknown command.")
+        print(f"Type a number from 1 to {len(command_dict)}; Ctrl-C ends the client.")
     elif command == "generate_address":
         address, private_key = generate_address()
         print(f"Address: {address}")
         print(f"Private key: {private_key}")
     elif command == "get_balance":
-        message["address"] = ask("Address")
+        message["address"] = keyboard.ask("Address", keyboard.any_text)
         send_request(client, answered, message)
     elif command == "transaction":
-        address = ask_address()
-        private_key = ask_private_key()
-        receiver = ask("Receiver")
-        amount = ask_number("Amount", 1)
-        fee = ask_number("Fee", 0)
-        comment = input("Comment: ").strip()
+        address = keyboard.ask("Address", whole_address)
+        key_check = functools.partial(private_key_of, address)
+        private_key = keyboard.ask("Private_key", key_check, secret=True)
+        receiver = keyboard.ask("Receiver", keyboard.any_text)
+        amount = keyboard.ask("Amount", functools.partial(whole_number, 1))
+        fee = keyboard.ask("Fee", functools.partial(whole_number, 0))
+        comment = keyboard.ask("Comment", keyboard.any_text, optional=True)
         message["data"] = initialize_transaction(address, receiver, amount, fee, comment)
         message["signature"] = sign_transaction(message["data"], private_key)
         send_request(client, answered, message)
 
 
 def port_number(text: str) -> int:
-    """Return the port that somebody typed; raise ArgumentTypeError if it is not one."""
+    """Return the port that somebody typed. Raises ArgumentTypeError if it is not one."""
     if text.isdecimal() and 1 <= int(text) <= 65_535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
 
 
-def main() -> int:
-    """Show the menu until the input ends; return the exit status."""
+def main() -> NoReturn:
+    """Show the menu until the input ends."""
     parser = argparse.ArgumentParser(
         description="A menu for a blockchain node on 127.0.0.1.",
         epilog="example: python blockchain_client.py 1111",
     )
     parser.add_argument("port", type=port_number, help="the port of the node, 1 to 65535")
     port = parser.parse_args().port
+    if not isinstance(sys.stdin, io.TextIOWrapper) or not isinstance(sys.stdout, io.TextIOWrapper):
+        sys.exit("blockchain_client.py: there is no input to read, or no output to write")
     # What a screen cannot show, or a keyboard cannot mean, must not end the session.
     sys.stdin.reconfigure(errors="replace")
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
@@ -258,23 +346,27 @@ def main() -> int:
         client = socket.create_connection(("127.0.0.1", port))
     except OSError as error:
         sys.exit(f"blockchain_client.py: no node on port {port}: {error.strerror}")
+    keyboard = Keyboard()
     answered = threading.Event()
-    threading.Thread(target=handle_receive, args=(client, answered), daemon=True).start()
+
+    def receive() -> None:
+        handle_receive(client, answered)
+        print("\nThe connection to the node has ended.", file=sys.stderr)
+        keyboard.leave(1)
+
+    threading.Thread(target=receive, daemon=True).start()
     try:
+        print("An empty line leads back to the menu. Ctrl-C ends the client.")
         while True:
-            try:
-                run_command(client, answered)
-            except Slip as slip:
-                print(slip)
-    except EOFError:
+            with contextlib.suppress(BackToMenu):
+                run_command(client, answered, keyboard)
+    except (EOFError, KeyboardInterrupt) as end:
         print()
-        return 0
-    except KeyboardInterrupt:
-        print()
-        return 130
-    except BrokenPipeError:  # whoever read the screen has gone
-        os._exit(1)
+        keyboard.leave(0 if isinstance(end, EOFError) else 130)
+    except OSError as error:  # whoever read the screen has gone, or the disk is full
+        print(f"blockchain_client.py: {error.strerror}", file=sys.stderr)
+        keyboard.leave(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

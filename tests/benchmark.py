@@ -11,6 +11,7 @@ import hashlib
 import io
 import pathlib
 import pickle
+import pickletools
 import platform
 import socket
 import statistics
@@ -24,7 +25,13 @@ import rsa
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from blockchain_server import SWITCH_INTERVAL, Block, BlockChain, Transaction  # noqa: E402
+from blockchain_server import (  # noqa: E402
+    Block,
+    BlockChain,
+    ClientConnection,
+    Transaction,
+    read_pickle,
+)
 
 ROUNDS = 9
 
@@ -216,16 +223,51 @@ def measure_blocks(address, short, long):
     )
     show("packing 32 of 5,000 waiting; floor: sorting them", seconds, (1, 1, 1))
 
-    full = Block("", 1, address, 10, transactions=waiting[:32])
-    seconds = medians(lambda: long.append_block(full), lambda: short.append_block(full))
+    full = Block("", 1, address, 10, transactions=waiting[::150][:32])
+
+    def append(ledger, transactions):
+        ledger.pending_transactions = transactions
+        ledger.append_block(full)
+
+    seconds = medians(lambda: append(long, []), lambda: append(short, []), rounds=61)
     show("appending a full block on 20,000; floor: on 20", seconds, (1, 1))
+    append_with_5_000, append_with_none = medians(
+        lambda: append(long, waiting), lambda: append(long, []), rounds=61
+    )
+    removal = append_with_5_000 - append_with_none
+    (sorting,) = medians(lambda: sorted(waiting, key=lambda transaction: transaction.fee))
+    show("removing 32 of 5,000 waiting; floor: sorting them", (removal, sorting), (1, 1))
+
+
+def measure_reading(address, private):
+    """Read the request of a payment, as it comes from a client."""
+    transaction, signature, _ = next(signed_payments(address, private, [1]))
+    request = {"request": "transaction", "data": transaction, "signature": signature}
+    transaction.__class__.__module__ = "__main__"
+    sys.modules["__main__"].Transaction = Transaction
+    data = pickle.dumps(request)
+    connection = ClientConnection(None)
+
+    def read():
+        connection.received, connection.position = bytearray(data), 0
+        read_pickle(connection)
+
+    def take_apart():
+        for _ in pickletools.genops(io.BytesIO(data)):
+            pass
+
+    def often(action):
+        return lambda: [action() for _ in range(200)]
+
+    seconds = medians(often(read), often(take_apart), often(lambda: pickle.loads(data)))
+    show("reading a payment's request; floor: genops alone", seconds, (200, 200, 200))
 
 
 def measure_answers():
     """Ask nodes for a balance again and again, each in a process that has the machine alone."""
     seconds = [[], [], []]
     for _ in range(5):
-        for kind, questions, taken in zip(("mining", "idle", "tutorial"), (500, 500, 50), seconds):
+        for kind, questions, taken in zip(("mining", "idle", "tutorial"), (100, 100, 50), seconds):
             taken += answer_times(kind, questions)
     show("an answer while mining; floor: not mining", map(statistics.median, seconds), (1, 1, 1))
 
@@ -238,6 +280,7 @@ def answer_times(kind, questions):
         seconds = []
         with socket.create_connection(("127.0.0.1", int(node.stderr.readline()))) as client:
             for _ in range(questions):
+                time.sleep(0.01)  # back to back, the questions would leave the miner no time
                 start = time.perf_counter()
                 client.sendall(request)
                 client.recv(4096)
@@ -250,11 +293,11 @@ def be_a_node(kind):
     """Answer on any port, and mine unless the kind is `idle`."""
     ledger = ledger_of(0, "")
     ledger.difficulty = 40  # never found
-    sys.setswitchinterval(SWITCH_INTERVAL)
     if kind == "tutorial":
         ledger.receive_socket_message = lambda client, address: tutorial_handler(ledger, client)
-        sys.setswitchinterval(0.005)  # Python's own
     ledger.start_socket_server()
+    if kind == "tutorial":
+        sys.setswitchinterval(0.005)  # Python's own
     print(ledger.socket_port, file=sys.stderr, flush=True)
     if kind == "idle":
         threading.Event().wait()
@@ -288,6 +331,7 @@ def main():
     payments = [transaction for transaction, *_ in signed_payments(address, private, range(32))]
     measure_hashing("a hash, 32 transactions; floor: the same", payments)
     measure_answers()
+    measure_reading(address, private)
     measure_ledger(address, public, private)
     measure_memory(address, private)
 

@@ -1,5 +1,7 @@
 """Day 06, from the other side: what strangers send to own, crash, stall, fill or confuse a node."""
 
+import io
+import itertools
 import os
 import pickle
 import pickletools
@@ -13,10 +15,18 @@ import time
 
 import pytest
 import rsa
-from conftest import Account, Connection, Process, free_port, start_node, wait_until_handlers_end
+from conftest import Account
+from processes import (
+    Connection,
+    Process,
+    free_port,
+    start_node,
+    wait_until_handlers_end,
+)
 
 import blockchain_client
 import blockchain_server
+from blockchain_server import Refused, read_pickle
 
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
@@ -25,9 +35,8 @@ BALANCE_ANSWER = {"address": "bob", "balance": 0}
 @pytest.fixture(scope="module")
 def victim():
     """One real node that all the attacks of this file hit, and that must not mind."""
-    node = start_node(Process)
-    for _ in range(10):
-        node.wait_for("Hash found: ")
+    node = start_node(Process, Account)
+    node.wait_for_blocks(45)  # coins for every test
     yield node
     assert node.popen.poll() is None
     assert "Traceback" not in node.output
@@ -38,16 +47,30 @@ def victim():
 def node(victim):
     """The victim, which after each attack serves the next honest client at once."""
     yield victim
-    honest = victim.connect()
+    check_that_it_serves(victim)
+
+
+def check_that_it_serves(node, payment=None):
+    """See that a client gets a balance, and pays; with a payment of before, that it is known."""
+    honest = node.connect()
     assert honest.ask(BALANCE)["balance"] >= 0
-    message = str(random.random())
-    answer = honest.ask(victim.miner.request("bob", 1, 0, message))
-    assert answer == {"result": True, "result_message": "Authorized successfully!"}
+    again = payment is not None
+    answer = honest.ask(payment or node.miner.request("bob", 1, 0, str(random.random())))
+    assert answer["result"] is not again, answer
+    assert answer["result_message"].startswith("Accepted before!" if again else "Authorized")
 
 
 def refused(answer):
     """Return whether an answer is a sentence of the node about a request that is none."""
     return answer.keys() == {"message"} and answer["message"].endswith(".")
+
+
+def check_refusal(node, attack):
+    """See that the node refuses this in a sentence, and then ends the connection."""
+    connection = node.connect()
+    answer = connection.ask(attack)
+    assert refused(answer), (attack, answer)
+    assert connection.receive() is None
 
 
 # Pickles that call, or fetch
@@ -78,7 +101,7 @@ def test_a_pickle_that_calls_a_function_calls_nothing(node, tmp_path, protocol):
         {"request": Caller(tmp_path / "owned")},
         {"request": "get_balance", "address": Caller(tmp_path / "owned")},
     ):
-        assert refused(node.connect().ask(pickle.dumps(attack, protocol)))
+        check_refusal(node, pickle.dumps(attack, protocol))
     assert not (tmp_path / "owned").exists()
 
 
@@ -109,15 +132,13 @@ FETCHING = {
 
 @pytest.mark.parametrize("name", FETCHING)
 def test_a_pickle_that_fetches_something_gets_nothing(node, name):
-    connection = node.connect()
-    assert refused(connection.ask(FETCHING[name]))
-    assert connection.ask(BALANCE)["address"] == "bob"  # it ended where a pickle ends
+    check_refusal(node, FETCHING[name])
 
 
 @pytest.mark.parametrize(
     "name", ["__new__", "__init__", "__setstate__", "__getattribute__", "sender"]
 )
-@pytest.mark.parametrize("class_name", ["Transaction", "ReceivedTransaction", "BlockChain"])
+@pytest.mark.parametrize("class_name", ["Transaction", "Refused", "BlockChain"])
 def test_a_pickle_cannot_change_a_class(node, name, class_name):
     the_class = b"c__main__\n" + class_name.encode() + b"\n"
     slots = b"}" + text(name, 3) + b"Ns"
@@ -129,35 +150,147 @@ def test_a_pickle_cannot_change_a_class(node, name, class_name):
         # An instance whose own __setstate__ is the class: the next BUILD would call it.
         b"\x80\x02" + the_class + b")\x81}" + text("__setstate__", 3) + the_class + b"sbNb.",
     ):
-        assert refused(node.connect().ask(attack))
+        check_refusal(node, attack)
     # The fixture's honest payment finds the classes as they were.
 
 
-def test_the_instructions_allowed_are_those_that_values_and_a_payment_need(alice):
-    values = [
-        None,
-        True,
-        False,
-        1,
-        300,
-        10**6,
-        10**30,
-        10**1000,
-        1.5,
-        "a",
-        "a" * 300,
-        b"a",
-        b"a" * 300,
-    ]
-    honest = [{"request": value} for value in values]
-    honest.append(alice.request(alice.address, 50, 1, "Thank you"))
-    needed = {
-        opcode.name
-        for request in honest
-        for protocol in (3, 4, 5)
-        for opcode, _, _ in pickletools.genops(pickle.dumps(request, protocol))
-    }
-    assert needed == blockchain_server.REQUEST_OPCODES
+# Frames that lie. FRAME says how many bytes follow in one piece. If an argument crosses the end of
+# a frame, CPython's own unpickler (3.10 to 3.12) drops the rest of the frame and reads the argument
+# from behind it (python/cpython#154848); `genops` does not. What looks like bytes to the one is a
+# program to the other.
+
+EVIL = {
+    "endless hashing": b"})" + b"2\x86" * 60 + b"Ns.",
+    "an attribute of the class": b"c__main__\nTransaction\nN}\x8c\x0c__setstate__K\x05s\x86b.",
+    "four gigabytes": b"Nr\xff\xff\xff\x0f.",
+}
+CROSSING = {  # an instruction, and how long the length is that stands in front of its argument
+    "LONG1": (b"\x8a\x0cabcdefghijkl", 1),
+    "LONG4": (b"\x8b\x0c\0\0\0abcdefghijkl", 4),
+    "BININT": (b"Jabcd", 0),
+    "BININT2": (b"Mab", 0),
+    "BINFLOAT": (b"Gabcdefgh", 0),
+    "SHORT_BINUNICODE": (b"\x8c\x0cabcdefghijkl", 1),
+    "BINUNICODE": (b"X\x0c\0\0\0abcdefghijkl", 4),
+    "SHORT_BINBYTES": (b"C\x0cabcdefghijkl", 1),
+    "BINBYTES": (b"B\x0c\0\0\0abcdefghijkl", 4),
+    "BINUNICODE8": (b"\x8d\x0c\0\0\0\0\0\0\0abcdefghijkl", 8),
+    "BINBYTES8": (b"\x8e\x0c\0\0\0\0\0\0\0abcdefghijkl", 8),
+    "BYTEARRAY8": (b"\x96\x0c\0\0\0\0\0\0\0abcdefghijkl", 8),
+    "FRAME": (b"\x95\x0c\0\0\0\0\0\0\0", 0),
+    "GLOBAL": (b"c__main__\nTransaction\n", 0),
+    "GLOBAL, its second line": (b"c__main__\nTransaction\n", 9),
+}
+
+
+def frame_attacks(crossing, length, evil):
+    """Yield pickles whose frame ends at each byte of an instruction in turn.
+
+    The deceived reader drops what the frame holds of the argument, and reads as many bytes more
+    behind the instruction: so it goes on right where `evil` stands, which `genops` takes for bytes.
+    """
+    for inside in range(1, len(crossing)):
+        frame = b"\x80\x04\x95" + struct.pack("<Q", inside)
+        for dropped in {inside - 1, inside - 1 - length}:
+            for header in (b"C" + bytes([len(evil)]), b"B" + struct.pack("<I", len(evil))):
+                if dropped >= len(header):
+                    filler = b"N" * (dropped - len(header))
+                    yield frame + crossing + filler + header + evil + b"."
+
+
+def reported_attack(evil):
+    """Return the attack of the report, to the letter."""
+    start = b"\x80\x04\x95" + struct.pack("<Q", 7) + b"\x8a\x06abcde" + b"f"
+    return start + b"B" + struct.pack("<I", len(evil)) + evil + b"."
+
+
+@pytest.mark.parametrize("evil", EVIL)
+def test_the_reported_attack_deceives_nobody(node, evil):
+    before = memory(node)
+    check_refusal(node, reported_attack(EVIL[evil]))
+    assert memory(node) < before + 20
+
+
+@pytest.mark.parametrize("evil", EVIL)
+@pytest.mark.parametrize("crossing", CROSSING)
+def test_a_frame_that_lies_deceives_nobody(node, crossing, evil):
+    before = memory(node)
+    payment = node.miner.request("bob", 1, 0, str(random.random()))
+    assert node.connect().ask(payment)["result"] is True
+    for attack in frame_attacks(*CROSSING[crossing], EVIL[evil]):
+        check_refusal(node, attack)
+        check_that_it_serves(node, payment)
+    assert memory(node) < before + 20
+
+
+# Honest requests, whoever wrote them
+
+
+class Fast:
+    """A pickler that does without a memo."""
+
+    def __init__(self, pickler):
+        self.pickler = pickler
+
+    def __call__(self, file, protocol):
+        pickler = self.pickler(file, protocol)
+        pickler.fast = True
+        return pickler
+
+
+PICKLERS = [pickle.Pickler, pickle._Pickler, Fast(pickle.Pickler), Fast(pickle._Pickler)]
+VALUES = [
+    None, True, False, 0, 1, -1, 255, 256, 65_535, 65_536, -(2**31), 2**31, 10**30, 10**1000, 1.5,
+    "", "a", "a" * 255, "a" * 256, "謝謝 🙂", "\udc80", b"", b"a" * 255,
+    b"a" * 256, {}, {"a": {"b": 1}},
+]  # fmt: skip
+
+
+def plain(value):
+    """Return a request as dicts alone, to compare what two classes of Transaction hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if hasattr(value, "sender"):
+        return {"Transaction": vars(value)}
+    return value
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("pickler", PICKLERS)
+def test_an_honest_request_is_read_as_pickle_reads_it(alice, pickler, protocol):
+    requests = [{"request": value} for value in VALUES]
+    requests += [{"request": "get_balance", "address": text, text: text} for text in ("a", "謝")]
+    for comment in ("", "Thank you", "謝謝 🙂", "a" * 9000, alice.address):
+        payment = alice.request(alice.address, 50, 1, comment)
+        requests.append(payment)
+        for names in itertools.islice(itertools.permutations(vars(payment["data"])), 0, 120, 7):
+            shuffled = transaction_with(**{name: vars(payment["data"])[name] for name in names})
+            requests.append({**payment, "data": shuffled})
+    for request in requests:
+        file = io.BytesIO()
+        pickler(file, protocol).dump(request)
+        data = file.getvalue()
+        read = read_pickle(io.BytesIO(data))
+        assert plain(read) == plain(pickle.loads(data)) == plain(request)
+        if "data" in request:
+            assert type(read["data"]) is blockchain_server.Transaction
+            assert list(vars(read["data"])) == list(blockchain_server.Transaction.__annotations__)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        b"}NNs.", b"}K\x01Ns.", b"}(\x8c\x01aNC\x01aNu.", b"}}Ns.", b"})Ns.",  # no text for a key
+        b"Ns.", b"}s.", b"u.", b"}(u", b"}(Nu.", b"(.", b".", b"\x94.", b"h\x00.", b"b.", b"Nb.",
+        b"c__main__\nTransaction\n}b.", b"c__main__\nTransaction\nN\x81.", b"N\x93.", b")\x81.",
+        b"c__main__ Transaction\n\n.", b"c__main__\nBlock\n.", b"c__main__\ntransaction\n.",
+        b"c__main__\nTransaction\n)\x81}(\x8c\x06senderNub.",
+        b"\x8c\x01a\x8c\x01aNs.", b"N\x8c\x01aNs.", b"]\x8c\x01aNs.",
+    ],
+)  # fmt: skip
+def test_a_program_that_makes_no_sense_is_refused(attack):
+    with pytest.raises(Refused):
+        read_pickle(io.BytesIO(attack))
 
 
 # Hungry ones
@@ -277,29 +410,28 @@ SHAPELESS = [
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_request_of_the_wrong_shape_gets_a_sentence(node, protocol):
-    connection = node.connect()
     for shapeless in SHAPELESS:
-        answer = connection.ask(pickle.dumps(shapeless, protocol))
-        assert refused(answer), (shapeless, answer)
-    assert connection.ask(BALANCE)["address"] == "bob"
+        check_refusal(node, pickle.dumps(shapeless, protocol))
 
 
 def test_a_request_that_nobody_knows_is_an_unknown_command(node):
     connection = node.connect()
     for request in ["hello", "generate_address", "", None, 5, 1.5, True, b"get_balance", 10**400]:
         assert connection.ask({"request": request}) == {"message": "Unknown command."}
+    assert connection.ask(BALANCE)["address"] == "bob"
 
 
 def test_any_value_in_any_field_of_a_payment_gets_an_answer(node):
-    connection = node.connect()
     for field in FIVE:
         for value in ANYTHING:
             data = transaction_with(**{**FIVE, "sender": node.miner.address, field: value})
-            answer = connection.ask({"request": "transaction", "data": data, "signature": b""})
+            request = {"request": "transaction", "data": data, "signature": b""}
+            answer = node.connect().ask(request)
             assert refused(answer) or answer["result"] is False
     for signature in ANYTHING:
         data = transaction_with(**{**FIVE, "sender": node.miner.address})
-        answer = connection.ask({"request": "transaction", "data": data, "signature": signature})
+        request = {"request": "transaction", "data": data, "signature": signature}
+        answer = node.connect().ask(request)
         assert refused(answer) or answer["result_message"] == "RSA Verified wrong!"
 
 
@@ -345,11 +477,20 @@ def test_a_request_has_as_many_bytes_as_allowed_and_no_more(node):
 
 def test_a_request_has_a_bounded_number_of_instructions(node):
     connection = node.connect()
-    some = {**BALANCE, **dict.fromkeys(range(20))}
-    many = {**BALANCE, **dict.fromkeys(range(200))}
+    some = {**BALANCE, **dict.fromkeys(map(str, range(20)))}
+    many = {**BALANCE, **dict.fromkeys(map(str, range(200)))}
     assert connection.ask(some)["address"] == "bob"
-    assert refused(connection.ask(many))
-    assert connection.receive() is None
+    check_refusal(node, many)
+
+
+def test_many_that_send_nothing_but_dicts_fill_no_memory(node):
+    before = memory(node)
+    crowd = [node.connect() for _ in range(50)]
+    for connection in crowd:
+        connection.send(b"\x80\x04" + b"}" * 60_000)
+    for connection in crowd:
+        assert refused(connection.receive())
+    assert memory(node) < before + 20
 
 
 GARBAGE = [b"GET / HTTP/1.1\r\n\r\n", b"\xff", b"hello\n", b"\0" * 100, b"\x80\x04\xff", b"I1x\n."]
@@ -357,9 +498,7 @@ GARBAGE = [b"GET / HTTP/1.1\r\n\r\n", b"\xff", b"hello\n", b"\0" * 100, b"\x80\x
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_after_garbage_the_connection_ends(node, garbage):
-    connection = node.connect()
-    assert refused(connection.ask(garbage))
-    assert connection.receive() is None
+    check_refusal(node, garbage)
 
 
 def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(node):
@@ -372,19 +511,15 @@ def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(node):
         assert connection.receive() is None
 
 
-def test_mutated_requests_get_answers(node):
-    """Fuzz: FUZZ_SECONDS=600 makes it go on for ten minutes, FUZZ_SEED=7 starts it elsewhere."""
-    chance = random.Random(int(os.environ.get("FUZZ_SEED", "6")))
-    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "0"))
+def mutated_requests(node, chance):
+    """Yield honest requests and attacks with some of their bytes changed, for ever."""
     seeds = [
         pickle.dumps(request, protocol)
         for request in (BALANCE, Account().request(), node.miner.request("bob", 10**6))
         for protocol in range(6)
     ] + list(FETCHING.values())
     everything = b"".join(seeds)
-    sent = 0
-    while sent < 1500 or time.monotonic() < deadline:
-        sent += 1
+    while True:
         data = bytearray(chance.choice(seeds))
         for _ in range(chance.choice([1, 1, 2, 5, 20])):
             start = chance.randrange(len(data) + 1)
@@ -392,19 +527,72 @@ def test_mutated_requests_get_answers(node):
             source = chance.randrange(len(everything))
             part = everything[source : source + chance.choice([0, 1, 1, 2, 10])]
             data[start:end] = chance.choice([part, chance.randbytes(len(part))])
+        yield bytes(data)
+
+
+def random_argument(opcode, chance):
+    """Return the bytes of an argument that this instruction of pickle can have."""
+    text = chance.choice(
+        [b"request", b"get_balance", b"address", b"__main__", b"Transaction", b"sender", b"os", b""]
+    )
+    name = opcode.arg.name if opcode.arg else "none"
+    if name == "none":
+        return b""
+    if name == "stringnl_noescape_pair":
+        return chance.choice([b"__main__\nTransaction\n", b"os\nsystem\n", b"__main__\nBlock\n"])
+    if name in ("decimalnl_short", "decimalnl_long", "floatnl"):
+        return b"%d\n" % chance.randrange(300)
+    if name == "stringnl":
+        return b"'" + text + b"'\n"
+    if name in ("stringnl_noescape", "unicodestringnl"):
+        return text + b"\n"
+    sizes = {"1": 1, "2": 2, "4": 4, "8": 8}
+    size = sizes.get(name[-1], 4)
+    if name.startswith(("string", "unicodestring", "bytes", "bytearray", "long")):
+        return len(text).to_bytes(size, "little") + text
+    if opcode.name == "FRAME":  # frames that lie
+        return struct.pack("<Q", chance.randrange(40))
+    return chance.choice([chance.randbytes(size), chance.randrange(4).to_bytes(size, "little")])
+
+
+def random_programs(node, chance):
+    """Yield programs of valid instructions of pickle, in any order, for ever."""
+    ours = (
+        "PROTO FRAME MARK EMPTY_DICT SETITEM SETITEMS GLOBAL STACK_GLOBAL EMPTY_TUPLE NEWOBJ BUILD"
+    )
+    ours += " BINUNICODE SHORT_BINUNICODE BINBYTES LONG1 BININT1 NONE BINPUT BINGET MEMOIZE"
+    some = [opcode for opcode in pickletools.opcodes if opcode.name in ours.split()]
+    while True:
+        program = b"\x80\x04"
+        for _ in range(chance.choice([3, 10, 30, 100])):
+            opcode = chance.choice(some if chance.random() < 0.9 else pickletools.opcodes)
+            program += opcode.code.encode("latin-1") + random_argument(opcode, chance)
+        yield program + b"."
+
+
+@pytest.mark.parametrize("source", [mutated_requests, random_programs])
+def test_random_requests_get_answers(node, source):
+    """Fuzz: FUZZ_SECONDS=600 makes it go on for ten minutes, FUZZ_SEED=7 starts it elsewhere."""
+    chance = random.Random(int(os.environ.get("FUZZ_SEED", "6")))
+    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "0"))
+    before = memory(node)
+    for sent, data in enumerate(source(node, chance)):
+        if sent >= 2000 and time.monotonic() >= deadline:
+            break
         connection = node.connect()
-        connection.send(bytes(data))
+        connection.send(data)
         connection.socket.shutdown(socket.SHUT_WR)
         answers = 0
         while (answer := connection.receive()) is not None:
             answers += 1
             kinds = {"message"}, {"address", "balance"}, {"result", "result_message"}
             assert answer.keys() in kinds
-        assert answers or not data, bytes(data)
+        assert answers or not data, data
         connection.socket.close()
         if sent % 1000 == 0:
             assert "Traceback" not in node.output
-            node.output = ""
+            node.output, node.raw = "", bytearray()
+    assert memory(node) < before + 20
     print(f"\n{sent:,} requests")
 
 
@@ -460,10 +648,26 @@ def test_a_client_that_does_not_take_its_answers_is_left(hasty_server):
     connection = hasty_server.connect()
     # Pieces that the node takes whole, so that it never waits in the middle of a request.
     data = pickle.dumps({"request": "get_balance", "address": "\0" * 963}, 3)
-    assert blockchain_server.CHUNK_BYTES % len(data) == 0
+    assert 4096 % len(data) == 0
     with pytest.raises(ConnectionError):
         while True:
             connection.send(data)
+    wait_until_handlers_end()
+
+
+def test_an_answer_arrives_although_more_was_sent_than_was_read(node):
+    """A socket that is closed with bytes unread takes its last answer back."""
+    for _ in range(20):
+        connection = node.connect()
+        connection.send(b"garbage" * 50_000)
+        assert refused(connection.receive())
+        assert connection.receive() is None
+
+
+def test_a_refused_client_that_leaves_lets_its_thread_end_at_once(server):
+    connection = server.connect()
+    assert refused(connection.ask(b"garbage"))
+    connection.socket.close()
     wait_until_handlers_end()
 
 
@@ -480,16 +684,12 @@ def test_300_clients_that_send_two_bytes_and_wait_disturb_nobody(node):
 @pytest.mark.parametrize("limit", ["NOFILE, (30, 30)", "AS, (2**29, 2**29)"])
 def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
     port = free_port()
-    node = run(
-        "blockchain_server.py",
-        port,
-        command_prefix=(
-            "-c",
-            f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_{limit});"
-            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
-        ),
+    with_limit = (
+        f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_{limit});"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
-    node.wait_for("Hash found: ")
+    node = run("blockchain_server.py", port, python=("-c", with_limit))
+    node.wait_for_blocks(1)
     crowd = [Connection(port) for _ in range(300)]
     node.wait_for("Too many connections: ")
     for connection in crowd:
@@ -499,66 +699,37 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
     assert "Traceback" not in node.output
 
 
+class Listener:
+    """A socket that gives its errors first, and then waits as a listening one does."""
+
+    def __init__(self, *errors):
+        self.errors = list(errors)
+        self.asked = 0
+
+    def accept(self):
+        self.asked += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        raise SystemExit  # ends its thread
+
+
+@pytest.mark.parametrize("error", [ConnectionAbortedError, ConnectionResetError])
+def test_a_client_that_left_before_it_was_accepted_is_no_crowd(ledger, error, capsys):
+    listener = Listener(*[error("gone")] * 1000)
+    with pytest.raises(SystemExit):
+        ledger.wait_for_socket_connection(listener)
+    assert listener.asked == 1001
+    assert "Too many" not in capsys.readouterr().out
+
+
 def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(node):
-    node.seen = len(node.output)
+    node.skip()
     forged = "\r\n[*] Hash found: forged \x1b[2J"
     node.connect().ask({"request": "get_balance", "address": forged * 1000})
     node.connect().ask(forged.encode() * 1000)
     node.wait_for(r"\[\*\] Received: .*\.\.\.\n")
-    node.wait_for(r"cannot be parsed\n")
+    node.wait_for(r"cannot be parsed: A request is made of .*\n")
     news = node.output[-5000:]
     assert "\n[*] Hash found" not in news
     assert "\x1b" not in news
     assert max(map(len, news.splitlines())) < 1000
-
-
-# A hostile node
-
-NONSENSE = {
-    "a number of thousands of digits": b"{'balance': 0x" + b"f" * 6000 + b"}",
-    "a sum of thousands of terms": b"{1:" + b"+".join([b"1"] * 120_000) + b"}",
-    "a set": b"{1}",
-    "braces": b"{" * 100_000,
-    "brackets": b"{'a': " + b"[" * 100_000,
-    "quotes": b"{'" * 100_000,
-    "a text without an end": b"{'" + b"a" * 10**6,
-    "a call": b"{'a': print('owned')}",
-    "a strange escape": b"{'a': '\\p'}",
-    "half an escape": b"{'a': '\\x1'}",
-    "a line feed in a text": b"{'a': '\n'}",
-    "no text": b"{'a': '\xff'}",
-}
-
-
-@pytest.mark.parametrize("name", NONSENSE)
-def test_nonsense_from_a_node_is_never_shown(name):
-    try:
-        answer, _ = blockchain_client.split_answer(NONSENSE[name])
-    except (ValueError, SyntaxError):
-        answer = None
-    assert answer is None
-
-
-def test_an_answer_behind_nonsense_is_found():
-    answer, rest = blockchain_client.split_answer(b"{1} {'balance': 0x5} {'message': 'hi'} and")
-    assert (answer, rest) == ({"message": "hi"}, b" and")
-
-
-def test_what_a_node_hides_in_a_text_stays_in_one_line():
-    answer, _ = blockchain_client.split_answer(b"{'message': '\x1b[2J\xe2\x80\xae'}")
-    assert str(answer) == r"{'message': '\x1b[2J\u202e'}"
-
-
-@pytest.mark.parametrize("speech", [b"a" * 10**7, b"{'a': '\\x1'}"])
-def test_a_node_that_talks_nonsense_is_left(run, speech):
-    with socket.create_server(("127.0.0.1", 0)) as hostile:
-        reader, _ = os.pipe()
-        client = run("blockchain_client.py", hostile.getsockname()[1], stdin=reader)
-        connection, _ = hostile.accept()
-        try:
-            connection.sendall(speech)
-        except ConnectionError:
-            pass  # the client took no more of it
-        client.wait_for(r"\nThe connection to the node has ended\.\n")
-        assert client.status() == 1
-        assert "Traceback" not in client.output

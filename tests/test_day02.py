@@ -6,10 +6,9 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT
+from processes import ROOT
 
 import blockchain_client
-import blockchain_server
 from blockchain_server import Block, BlockChain, Transaction
 
 
@@ -55,10 +54,12 @@ def test_a_chain_begins_with_the_numbers_of_the_series():
 
 
 NODE_NAMES = """
-    create_genesis_block transaction_to_string get_transactions_string get_hash
-    add_transaction_to_block mine_block adjust_difficulty get_balance verify_blockchain
-    generate_address get_address_from_public extract_from_private add_transaction start
-    start_socket_server wait_for_socket_connection receive_socket_message
+    adjust_difficulty_blocks difficulty block_time miner_rewards block_limitation chain
+    pending_transactions socket_host socket_port create_genesis_block transaction_to_string
+    get_transactions_string get_hash add_transaction_to_block mine_block adjust_difficulty
+    get_balance verify_blockchain generate_address get_address_from_public
+    extract_from_private add_transaction start start_socket_server
+    wait_for_socket_connection receive_socket_message
 """.split()
 CLIENT_NAMES = """
     Transaction handle_receive generate_address get_address_from_public extract_from_private
@@ -67,17 +68,18 @@ CLIENT_NAMES = """
 
 
 def test_every_name_of_the_series_can_be_found():
-    assert [name for name in NODE_NAMES if not callable(getattr(BlockChain, name, None))] == []
+    assert [name for name in NODE_NAMES if not hasattr(BlockChain(), name)] == []
     assert [name for name in CLIENT_NAMES if not hasattr(blockchain_client, name)] == []
+    assert list(Transaction.__annotations__) == list(vars(Transaction("a", "b", 1, 0, "")))
 
 
-def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger):
+def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger, server):
+    taken_port = server.socket_port  # a second listener could not have it
     threads = threading.enumerate()
-    port = blockchain_server.BlockChain(1111)
+    chain = BlockChain(taken_port)
+    assert chain.socket_port == taken_port
     ledger.mine_block("miner")
     assert threading.enumerate() == threads
-    assert port.socket_port == 1111
-    assert port.listener is None
 
 
 @pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])

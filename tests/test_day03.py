@@ -1,16 +1,17 @@
 """Day 03: hashing, the genesis block, packing by fee, and mining."""
 
-import _thread
 import dataclasses
+import doctest
 import hashlib
-import threading
-import time
+import re
+import sys
 
 import pytest
 from conftest import mine
 
 import blockchain_client
-from blockchain_server import Block, Transaction
+import blockchain_server
+from blockchain_server import Block, BlockChain, Refused, Transaction
 
 A_PAYMENT = Transaction("alice", "bob", 50, 1, "Thank you")
 
@@ -30,7 +31,6 @@ def test_the_text_of_a_transaction_is_that_of_a_dict(ledger):
     [
         A_PAYMENT,
         Transaction("it's", 'a "quote"', 10**30, 0, "\\ and \n"),
-        Transaction(1, None, 0, 0, ""),
         Transaction("愛麗絲", "鮑伯", 1, 0, "謝謝 🙂 \udc80"),
     ],
 )
@@ -50,8 +50,8 @@ def test_a_blocks_transactions_are_hashed_as_their_texts_in_order(ledger):
 
 def test_a_hash_is_the_sha1_of_the_block_and_the_nonce(ledger):
     block = Block("a hash", 1, "miner", 10)
-    text = ledger.get_block_string(block)
-    assert ledger.get_hash(block, 42) == hashlib.sha1(text + b"42").hexdigest()
+    data = ledger.get_block_bytes(block)
+    assert ledger.get_hash(block, 42) == hashlib.sha1(data + b"42").hexdigest()
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Block)])
@@ -78,7 +78,7 @@ def test_a_digit_cannot_move_from_one_field_to_the_next(ledger):
 
 def test_what_is_hashed_before_the_nonce_ends_on_a_step_of_sha1(ledger):
     for length in range(130):
-        assert len(ledger.get_block_string(Block("x" * length, 1, "", 10))) % 64 == 0
+        assert len(ledger.get_block_bytes(Block("x" * length, 1, "", 10))) % 64 == 0
 
 
 def test_the_genesis_block(ledger, capsys):
@@ -91,17 +91,14 @@ def test_the_genesis_block(ledger, capsys):
     assert genesis.transactions == []
 
 
-def test_the_highest_fees_are_packed_first_and_the_rest_waits(ledger):
-    payments = [Transaction("alice", "bob", 1, fee, "") for fee in [*range(20), *range(20)]]
+def test_the_highest_fees_are_packed_first_and_all_stay_pending(ledger):
+    fees = [*range(20), *range(20)]
+    payments = [Transaction("alice", "bob", 1, fee, "") for fee in fees]
     ledger.pending_transactions += payments
     block = Block("", 1, "", 10)
     ledger.add_transaction_to_block(block)
-    assert [payment.fee for payment in block.transactions] == [
-        fee for fee in range(19, 3, -1) for _ in "ab"
-    ]
-    assert sorted(payment.fee for payment in ledger.pending_transactions) == [
-        fee for fee in range(4) for _ in "ab"
-    ]
+    assert [payment.fee for payment in block.transactions] == sorted(fees, reverse=True)[:32]
+    assert ledger.pending_transactions == payments
 
 
 def test_of_equal_fees_the_older_is_packed_first(ledger):
@@ -135,31 +132,88 @@ def test_the_fast_search_finds_the_nonce_of_the_plain_one(ledger, difficulty):
         assert ledger.find_nonce(block) == nonce
 
 
-def test_a_block_interrupted_when_its_nonce_is_found_gives_them_back_too(ledger, monkeypatch):
-    ledger.pending_transactions.append(A_PAYMENT)
-    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-        interrupted.setattr(
-            ledger, "get_hash", lambda *_: _thread.interrupt_main() or time.sleep(9)
-        )
+def test_a_time_cost_has_two_decimals_at_most(ledger, capsys):
+    ledger.difficulty = 4  # so that it takes some milliseconds
+    mine(ledger, blocks=3)
+    costs = re.findall(r"time cost: (\S+)s\n", capsys.readouterr().out)
+    assert len(costs) == 3
+    assert all(re.fullmatch(r"\d+\.\d\d?", cost) for cost in costs)
+
+
+def test_a_block_that_holds_payments_is_announced(ledger, rich_alice, capsys):
+    ledger.add_transaction(*rich_alice.payment("bob", 1))
+    ledger.add_transaction(*rich_alice.payment("bob", 2))
+    capsys.readouterr()
+    mine(ledger, blocks=2)
+    found, payments, another = capsys.readouterr().out.splitlines()
+    assert found.startswith("Hash found: ")
+    assert payments == "Payments in block 11: 2"
+    assert another.startswith("Hash found: ")
+
+
+def test_without_a_first_block_nothing_is_mined():
+    with pytest.raises(Refused, match="create_genesis_block"):
+        BlockChain().mine_block("miner")
+
+
+class Interruption(Exception):
+    """As Ctrl-C in a Python shell, but of a kind that nobody expects."""
+
+
+def interrupt_at(line, ledger):
+    """Mine a block, and interrupt it at its nth line; return whether it has so many lines.
+
+    A line is one of `mine_block` or of what it calls, before `append_block` begins.
+    """
+    code = {getattr(BlockChain, name).__code__ for name in (
+        "mine_block", "add_transaction_to_block", "find_nonce", "get_hash", "get_block_bytes"
+    )}  # fmt: skip
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if frame.f_code is BlockChain.append_block.__code__:
+            sys.settrace(None)
+        if frame.f_code not in code:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == line:
+                raise Interruption
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
         ledger.mine_block("miner")
-    assert ledger.pending_transactions == [A_PAYMENT]
+    except Interruption:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
-def test_an_interrupted_block_gives_its_transactions_back_in_front_of_newer_ones(ledger):
-    newer = dataclasses.replace(A_PAYMENT, message="newer")
-    ledger.pending_transactions.append(A_PAYMENT)
-    ledger.difficulty = 40  # for ever
+def test_an_interruption_at_any_line_loses_nothing(ledger, rich_alice):
+    for message in ("first", "second"):
+        assert ledger.add_transaction(*rich_alice.payment("bob", 10, fee=1, message=message))[0]
+    before = ledger.chain[:], ledger.pending_transactions[:], ledger.balances + ledger.outgoing
+    line = 1
+    while interrupt_at(line, ledger):
+        assert before == (
+            ledger.chain, ledger.pending_transactions, ledger.balances + ledger.outgoing
+        )  # fmt: skip
+        assert ledger.lock.acquire(blocking=False)
+        ledger.lock.release()
+        line += 1
+    assert line > 30
+    assert len(ledger.chain) == len(before[0]) + 1
+    assert ledger.chain[-1].transactions == before[1]
+    assert ledger.pending_transactions == []
+    assert ledger.get_balance("bob") == 20
+    assert not any(ledger.outgoing.values())
 
-    def interrupt():
-        while ledger.pending_transactions:
-            pass
-        ledger.pending_transactions.append(newer)
-        _thread.interrupt_main()
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        ledger.mine_block("miner")
-    assert ledger.pending_transactions == [A_PAYMENT, newer]
-    ledger.difficulty = 1
-    mine(ledger)
-    assert ledger.chain[1].transactions == [A_PAYMENT, newer]
+def test_the_examples_in_the_docstrings_are_true():
+    for script in (blockchain_server, blockchain_client):
+        assert doctest.testmod(script).failed == 0
+    assert doctest.testmod(blockchain_server).attempted > 4

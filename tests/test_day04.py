@@ -1,9 +1,10 @@
 """Day 04: difficulty, balances, and the verification of a chain."""
 
 import dataclasses
+import random
 
 import pytest
-from conftest import mine
+from conftest import Account, mine
 
 from blockchain_server import Block, BlockChain, Transaction
 
@@ -25,6 +26,7 @@ def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
         (1.9, 5, "1.9s. Keep the difficulty"),
         (30, 5, "30.0s. Keep the difficulty"),
         (30.5, 4, "30.5s. Lower the difficulty"),
+        (-5, 5, "-5.0s. Keep the difficulty"),  # the clock was set back
     ],
 )
 def test_difficulty_follows_the_time_that_blocks_take(seconds, difficulty, verdict, capsys):
@@ -110,16 +112,26 @@ def honest(ledger, rich_alice):
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 25])
-def test_an_honest_chain_is_correct(blocks, capsys):
-    ledger = BlockChain()
-    assert ledger.verify_blockchain()
-    ledger.create_genesis_block()
+def test_an_honest_chain_is_correct(blocks, ledger, capsys):
     for _ in range(blocks):
         ledger.mine_block("miner")
         ledger.adjust_difficulty()
     capsys.readouterr()
     assert ledger.verify_blockchain() is True
     assert capsys.readouterr().out == "Hash correct!\n"
+
+
+def test_a_ledger_without_a_block_has_nothing_to_verify(capsys):
+    assert BlockChain().verify_blockchain() is True
+    assert capsys.readouterr().out == "There is no block to verify yet.\n"
+
+
+@pytest.mark.parametrize("blocks", [0, 3])
+def test_a_chain_that_was_emptied_is_found(ledger, blocks, capsys):
+    mine(ledger, blocks=blocks)
+    ledger.chain.clear()
+    assert ledger.verify_blockchain() is False
+    assert "less work" in capsys.readouterr().out
 
 
 def test_a_difficulty_set_by_hand_is_honest(honest):
@@ -152,15 +164,23 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("height", range(15))
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Block)])
-@pytest.mark.parametrize("change", CHANGES)
-def test_any_change_of_any_field_of_any_block_is_found(honest, height, name, change, capsys):
+def test_any_change_of_any_field_of_any_block_is_found(honest, capsys):
     assert len(honest.chain) == 15
-    block = honest.chain[height]
-    setattr(block, name, CHANGES[change](getattr(block, name)))
+    for height, block in enumerate(honest.chain):
+        for name, old in list(vars(block).items()):
+            for change, changed in CHANGES.items():
+                setattr(block, name, changed(old))
+                assert honest.verify_blockchain() is False, (height, name, change)
+                assert f"Block {height}: " in capsys.readouterr().out, (height, name, change)
+                setattr(block, name, old)
+    assert honest.verify_blockchain()
+
+
+@pytest.mark.parametrize("nothing", [(), {}, "", b"", None, 0])
+def test_transactions_that_are_no_list_are_found(honest, nothing, capsys):
+    honest.chain[5].transactions = nothing
     assert honest.verify_blockchain() is False
-    assert f"Block {height}: " in capsys.readouterr().out
+    assert "Block 5: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("height", [11, 13])
@@ -231,7 +251,7 @@ def test_blocks_in_another_order_are_found(honest, capsys):
     assert "Block 5: it does not follow the block before it!" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("difficulty", [0, -1, 0.5, float("nan"), None, "1", 10**9])
+@pytest.mark.parametrize("difficulty", [-1, 0.5, float("nan"), None, "1", 10**9, True])
 def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, difficulty, capsys):
     for block in honest.chain:
         block.difficulty = difficulty
@@ -241,18 +261,110 @@ def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, dif
 
 
 def test_genesis_cannot_make_up_for_work_that_was_not_done(honest, capsys):
-    honest.chain[0].difficulty = 40  # which nobody can ask genesis to show
+    honest.chain[0].difficulty = 40  # which nobody can show
     for block in honest.chain[1:]:
         block.difficulty = 1
     hash_anew(honest, 0, lambda block: honest.find_nonce(block) if block.difficulty == 1 else 0)
     assert honest.verify_blockchain() is False
-    assert "less work" in capsys.readouterr().out
+    assert "Block 0: its hash does not show the work!" in capsys.readouterr().out
 
 
-def test_a_chain_mined_anew_with_less_work_is_found(honest, capsys):
+@pytest.mark.parametrize("difficulty", [0, 1])
+def test_a_chain_mined_anew_with_less_work_is_found(honest, difficulty, capsys):
     honest.chain[11].miner = "mallory"
     for block in honest.chain[11:]:
-        block.difficulty = 1
-    hash_anew(honest, 11, honest.find_nonce)
+        block.difficulty = difficulty
+    hash_anew(honest, 11, honest.find_nonce if difficulty else lambda block: 0)
     assert honest.verify_blockchain() is False
     assert "less work" in capsys.readouterr().out
+
+
+def test_a_forged_block_behind_an_honest_chain_is_found(honest, capsys):
+    forged = Block(honest.chain[-1].hash, 1, "mallory", 10**9)
+    forged.nonce = honest.find_nonce(forged)
+    forged.hash = honest.get_hash(forged, forged.nonce)
+    honest.chain.append(forged)  # not through the door
+    assert honest.verify_blockchain() is False
+    assert "more work" in capsys.readouterr().out
+
+
+def test_one_mended_block_shows_at_the_next_one(honest, capsys):
+    """The central sentence of the series: blocks hang together."""
+    honest.chain[11].miner = "mallory"
+    hash_anew(honest, 11, honest.find_nonce)
+    for block in honest.chain[12:]:
+        block.previous_hash = "as it was"
+    assert honest.verify_blockchain() is False
+    assert "Block 12: " in capsys.readouterr().out
+
+
+# One door: whatever follows from a block follows when `append_block` takes it.
+
+
+def taken_over(ledger, into=None):
+    """Take a ledger's chain over, block by block, into another ledger; return that one."""
+    copy = into or BlockChain()
+    for block in ledger.chain:
+        transactions = [dataclasses.replace(t) for t in block.transactions]
+        copy.append_block(dataclasses.replace(block, transactions=transactions))
+    return copy
+
+
+def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
+    chance = random.Random(4)
+    payers = [Account() for _ in range(4)]
+    for payer in payers:
+        mine(ledger, payer.address, 3)
+    payments = []
+    for number in range(60):
+        payment = chance.choice(payers).payment(
+            chance.choice(payers).address, chance.randint(1, 9), chance.randint(0, 2), f"{number}"
+        )
+        if ledger.add_transaction(*payment)[0]:
+            payments.append(payment)
+        if number % 7 == 0:
+            mine(ledger, chance.choice(payers).address)
+    mine(ledger, blocks=3)
+    assert len(payments) > 30
+
+    copy = taken_over(ledger)
+    assert copy.verify_blockchain()
+    assert copy.balances == ledger.balances
+    assert copy.chain_work == ledger.chain_work
+    assert copy.accepted_payments.keys() == ledger.accepted_payments.keys()
+    for payment in payments:
+        assert copy.add_transaction(*payment)[1].startswith("Accepted before!")
+    for payer in payers:  # no coin is frozen
+        balance = copy.get_balance(payer.address)
+        assert copy.outgoing[payer.address] == 0
+        assert balance == 0 or copy.add_transaction(*payer.payment("bob", balance))[0]
+
+
+def test_somebody_elses_block_settles_what_waits_here_and_nothing_more(ledger, rich_alice):
+    """100 coins: 50 in a block that others mined, and of two payments here, it holds one."""
+    waits, settled = rich_alice.payment("bob", 30), rich_alice.payment("carol", 20)
+    elsewhere, _ = rich_alice.payment("dave", 50)
+    for payment in (waits, settled):
+        assert ledger.add_transaction(*payment)[0]
+    block = Block(ledger.chain[-1].hash, 1, "stranger", 10)
+    block.transactions = [elsewhere, dataclasses.replace(settled[0])]
+    block.nonce = ledger.find_nonce(block)
+    block.hash = ledger.get_hash(block, block.nonce)
+    ledger.append_block(block)
+
+    assert [vars(payment) for payment in ledger.pending_transactions] == [vars(waits[0])]
+    assert ledger.outgoing[rich_alice.address] == 30
+    assert ledger.get_balance(rich_alice.address) == 30
+    assert not ledger.add_transaction(*rich_alice.payment("mallory", 1))[0]
+    assert not ledger.add_transaction(*rich_alice.payment("dave", 50))[0]
+    mine(ledger)
+    assert [vars(payment) for payment in ledger.chain[-1].transactions] == [vars(waits[0])]
+    assert ledger.get_balance(rich_alice.address) == 0
+    assert ledger.verify_blockchain()
+
+
+def test_a_block_settles_also_what_was_put_in_by_hand(ledger):
+    ledger.pending_transactions.append(Transaction("4", "5", 1, 0, ""))
+    mine(ledger, blocks=2)
+    assert [len(block.transactions) for block in ledger.chain] == [0, 1, 0]
+    assert ledger.get_balance("5") == 1
