@@ -351,7 +351,8 @@ def main() -> NoReturn:
 
     def receive() -> None:
         handle_receive(client, answered)
-        print("\nThe connection to the node has ended.", file=sys.stderr)
+        # In one piece, so that what the main thread prints cannot come between.
+        print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)
         keyboard.leave(1)
 
     threading.Thread(target=receive, daemon=True).start()

@@ -464,20 +464,19 @@ class BlockChain:
 
     def wait_for_socket_connection(self, server: socket.socket) -> NoReturn:
         """Give each new connection a thread of its own, for ever.  #ThreadSocketHandler"""
+        accepted = None  # a connection and its address, until they have their thread
         next_complaint = 0.0
         while True:
-            connection = None
             try:
-                connection, address = server.accept()
+                accepted = accepted or server.accept()
                 threading.Thread(
-                    target=self.receive_socket_message, args=(connection, address), daemon=True
+                    target=self.receive_socket_message, args=accepted, daemon=True
                 ).start()
+                accepted = None
             except ConnectionError:  # the client left before it was accepted
                 continue
             except (OSError, RuntimeError, MemoryError) as error:
                 # No descriptor is left, or no thread. Both pass when other clients leave.
-                if connection:
-                    connection.close()
                 if time.monotonic() > next_complaint:
                     next_complaint = time.monotonic() + 60
                     self.say(f"Too many connections: {error}")
