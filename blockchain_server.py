@@ -245,7 +245,7 @@ class BlockChain:
         The only door into the chain, whoever mined the block. `check_block` tells what is sound.
         """
         payment_ids = [self.get_transaction_id(transaction) for transaction in block.transactions]
-        settled = set()  # what need not wait any more, by id(): quick, however many wait
+        settled = set()  # the payments that wait no longer, by id(): quick, however many wait
         with self.lock:
             self.chain.append(block)
             self.chain_work += 16**block.difficulty
@@ -332,7 +332,7 @@ class BlockChain:
         try:
             zeros = len(block.hash) - len(block.hash.lstrip("0"))
             hashed = block.hash == self.get_hash(block, block.nonce)
-            worked = type(block.difficulty) is int and 0 <= block.difficulty <= zeros
+            worked = 0 <= block.difficulty <= zeros
         except Exception as error:  # whatever may stand in a field
             raise Refused("it holds something that cannot be hashed!") from error
         if not hashed or type(block.transactions) is not list:

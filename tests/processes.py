@@ -198,15 +198,15 @@ def start_node(start, account, **options):
     return node
 
 
-def never_found(start, **options):
-    """Start a node whose second block is never found, and whose clock runs a hundredfold."""
+def never_found(start, speed=100, **options):
+    """Start a node whose second block is never found, and whose clock runs so many times faster."""
     code = (
         "import os, sys, time\n"
         "sys.argv.pop(0)\n"
         "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
         "import blockchain_server as node\n"
         "perf_counter = time.perf_counter\n"
-        "time.perf_counter = lambda: 100 * perf_counter()\n"
+        f"time.perf_counter = lambda: {speed} * perf_counter()\n"
         "node.BlockChain.adjust_difficulty = lambda self: setattr(self, 'difficulty', 40)\n"
         "node.main()\n"
     )

@@ -671,6 +671,13 @@ def test_a_refused_client_that_leaves_lets_its_thread_end_at_once(server):
     wait_until_handlers_end()
 
 
+def test_an_answer_must_be_taken_in_time(monkeypatch):
+    monkeypatch.setattr(blockchain_server, "REQUEST_SECONDS", 0.2)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(TimeoutError):
+        blockchain_server.ClientConnection(ours).answer({"message": "a" * 10**7})
+
+
 def test_300_clients_that_send_two_bytes_and_wait_disturb_nobody(node):
     crowd = [node.connect() for _ in range(300)]
     for connection in crowd:
@@ -683,7 +690,7 @@ def test_300_clients_that_send_two_bytes_and_wait_disturb_nobody(node):
 LIMITS = {
     "descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))",
     # Room for a dozen threads, as each asks for so much; and always enough for everything else.
-    "threads": "resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)); threading.stack_size(2**28)",
+    "threads": "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2); threading.stack_size(2**28)",
 }
 
 
@@ -699,8 +706,10 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
     node.wait_for_blocks(1)
     crowd = [Connection(port) for _ in range(300)]
     node.wait_for("Too many connections: ")
-    for connection in crowd:
+    for connection in crowd[:-5]:
         connection.socket.close()
+    for connection in crowd[-5:]:  # those who waited have their turn
+        assert connection.ask(BALANCE) == BALANCE_ANSWER
     assert Connection(port).ask(BALANCE) == BALANCE_ANSWER
     assert node.output.count("Too many connections") == 1
     assert "Traceback" not in node.output

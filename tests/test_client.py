@@ -236,6 +236,7 @@ def test_keys_with_line_breaks_are_taken_whole_where_the_terminal_marks_pastes(
         Comment="",
     )
     client.wait_for("Authorized successfully!")
+    assert b"\x1b[?2004h" in client.raw  # asks the terminal to mark pastes
 
 
 @posix

@@ -295,14 +295,15 @@ def test_the_node_remembers_a_bounded_number_of_keys(ledger):
 
 @pytest.fixture
 def restless_threads():
-    """Let threads take turns in the middle of the ledger, at lines drawn by chance."""
+    """Let threads take turns in the middle of the ledger, at steps drawn by chance."""
     chance = random.Random(1)
     functions = {"add_transaction", "mine_block", "append_block", "add_transaction_to_block"}
 
     def trace(frame, event, argument):
         if frame.f_code.co_name not in functions:
             return None
-        if event == "line" and chance.random() < 0.05:
+        frame.f_trace_opcodes = True  # also in the middle of a line
+        if chance.random() < 0.01:
             time.sleep(1e-6)  # lets go of the interpreter, so that another thread takes it
         return trace
 

@@ -288,7 +288,7 @@ def test_ctrl_c_wherever_it_strikes_ends_the_node(moment):
     assert done.stdout.endswith(GOODBYE)
 
 
-@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="it fills a pipe to the last byte")
 def test_ctrl_c_ends_a_node_whose_output_nobody_reads():
     """The pipe is full: whatever is printed waits for ever."""
     reader, writer = os.pipe()
@@ -296,7 +296,6 @@ def test_ctrl_c_ends_a_node_whose_output_nobody_reads():
     node = subprocess.Popen(
         [sys.executable, ROOT / "blockchain_server.py", str(port)], stdout=writer
     )
-    os.close(writer)
     connection = None
     while not connection:
         try:
@@ -309,9 +308,14 @@ def test_ctrl_c_ends_a_node_whose_output_nobody_reads():
             connection.ask({**BALANCE, "address": "x" * 200})
     except TimeoutError:
         pass
+    rest = os.open(f"/proc/self/fd/{writer}", os.O_WRONLY | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:  # until there is no room for a goodbye either
+            os.write(rest, b".")
     node.send_signal(signal.SIGINT)
     assert node.wait(PATIENCE) == 0
-    os.close(reader)
+    for descriptor in (rest, reader, writer):
+        os.close(descriptor)
 
 
 @posix

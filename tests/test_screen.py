@@ -1,10 +1,16 @@
 """Day 06: what a person sees of a node on a terminal, and what a log file holds."""
 
+import io
 import re
+import sys
+import threading
+import time
 
 import pytest
 from conftest import Account
 from processes import WINDOW, Connection, never_found, posix, running, start_node
+
+import blockchain_server
 
 pytestmark = posix
 PROGRESS = r"\[Enter: keys\] Block 2 @ difficulty 40: \d+s \(average [\d,]+s, [\d,]+ hashes/s\)"
@@ -94,7 +100,7 @@ def test_a_terminal_of_any_size_is_a_terminal(run, window):
 
 
 def test_a_dumb_terminal_gets_lines_that_stay(run):
-    node = never_found(run, window=WINDOW, TERM="dumb")
+    node = never_found(run, speed=10**6, window=WINDOW, TERM="dumb")
     connection = Connection(node.port)
     for _ in range(50):
         connection.ask({"request": "get_balance", "address": "bob"})
@@ -103,7 +109,7 @@ def test_a_dumb_terminal_gets_lines_that_stay(run):
 
 
 def test_a_log_file_never_holds_the_line_that_changes(run):
-    node = never_found(run)
+    node = never_found(run, speed=10**6)
     connection = Connection(node.port)
     for _ in range(50):
         connection.ask({"request": "get_balance", "address": "bob"})
@@ -111,7 +117,30 @@ def test_a_log_file_never_holds_the_line_that_changes(run):
     assert b"\r" not in node.raw
 
 
-def test_two_threads_never_mix_their_lines(run):
+class Slow(io.StringIO):
+    """An output that lets another thread run after each character."""
+
+    def write(self, text):
+        for character in text:
+            super().write(character)
+            time.sleep(0)
+
+
+def test_two_threads_never_mix_their_lines_on_a_slow_output(monkeypatch):
+    screen = blockchain_server.Screen()
+    monkeypatch.setattr(sys, "stdout", Slow())
+    threads = [
+        threading.Thread(target=lambda line=letter * 20: [screen.say(line) for _ in range(20)])
+        for letter in "abcd"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(sys.stdout.getvalue().split()) == sorted(letter * 20 for letter in "abcd" * 20)
+
+
+def test_two_threads_never_mix_their_lines_on_a_terminal(run):
     node = start_node(run, Account, window=(24, 200))
     connections = [node.connect() for _ in range(8)]
     for _ in range(20):
