@@ -107,6 +107,7 @@ def sign_transaction(transaction: Transaction, private: str) -> bytes:
 
 ANSWER_SECONDS = 5  # until the menu comes back without an answer
 MAX_ANSWER_LENGTH = 300_000  # characters; the longest answer repeats an address of 65,000
+BETWEEN_TEXTS = set("True False None b 0123456789 .-:,")  # in a dict: words, numbers, b"bytes"
 
 
 def send_request(client: socket.socket, answered: threading.Event, message: dict[str, Any]) -> None:
@@ -155,11 +156,11 @@ def read_answers(client: socket.socket) -> Iterator[str]:
                 quote = "" if character == quote else quote
             elif character in "'\"":
                 quote = character
-            elif character in "{[":
+            elif character in "{[(":
                 depth += 1
-            elif character in "]}":
+            elif character in ")]}":
                 depth -= 1
-            elif len(answer) == 2 or character not in "TrueFalseNone0123456789-:, ":
+            elif len(answer) == 2 or character not in BETWEEN_TEXTS:
                 answer, depth = [], 0  # `str` of a dict never looks like this
             if answer and not depth:
                 yield "".join(answer)
@@ -236,9 +237,8 @@ class Keyboard:
         """
         if self.termios:
             self.termios.tcsetattr(sys.stdin, self.termios.TCSANOW, self.settings)
-            os.write(
-                sys.stdin.fileno(), b"\x1b[?2004l"
-            )  # the terminal need not mark pastes any more
+            # The terminal need not mark pastes any more.
+            os.write(sys.stdin.fileno(), b"\x1b[?2004l")
         os._exit(status)
 
 

@@ -514,7 +514,7 @@ HONEST = [
     {"result": False, "result_message": "謝謝 }{ [\"'] \n \x1b"},
     {"address": "", "balance": -(10**30)},
     {"block": {"hash": "00", "transactions": [{"sender": "a", "fee": 0}, {}], "mined": None}},
-    {"numbers": [1, -2, [3, []]], "true": True, "'": '"'},
+    {"numbers": [1, -2.5, [3, []], ()], "true": True, "'": '"', "bytes": b"'}"},
 ]
 
 
