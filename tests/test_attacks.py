@@ -656,10 +656,10 @@ def test_a_client_that_does_not_take_its_answers_is_left(hasty_server):
 
 
 def test_an_answer_arrives_although_more_was_sent_than_was_read(node):
-    """A socket that is closed with bytes unread takes its last answer back."""
-    for _ in range(20):
+    """A node that closed without reading the rest would break off who is still sending."""
+    for _ in range(3):
         connection = node.connect()
-        connection.send(b"garbage" * 50_000)
+        connection.send(b"garbage" * 10**6)  # more than the system keeps for the node
         assert refused(connection.receive())
         assert connection.receive() is None
 
@@ -674,6 +674,7 @@ def test_a_refused_client_that_leaves_lets_its_thread_end_at_once(server):
 def test_an_answer_must_be_taken_in_time(monkeypatch):
     monkeypatch.setattr(blockchain_server, "REQUEST_SECONDS", 0.2)
     ours, theirs = socket.socketpair()
+    ours.setblocking(False)  # with this, it would be another error
     with ours, theirs, pytest.raises(TimeoutError):
         blockchain_server.ClientConnection(ours).answer({"message": "a" * 10**7})
 
@@ -704,12 +705,11 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
     )
     node = run("blockchain_server.py", port, python=("-c", code))
     node.wait_for_blocks(1)
-    crowd = [Connection(port) for _ in range(300)]
+    crowd = [Connection(port) for _ in range(50)]
     node.wait_for("Too many connections: ")
-    for connection in crowd[:-5]:
-        connection.socket.close()
-    for connection in crowd[-5:]:  # those who waited have their turn
+    for connection in crowd:  # who waits has a turn when others have left
         assert connection.ask(BALANCE) == BALANCE_ANSWER
+        connection.socket.close()
     assert Connection(port).ask(BALANCE) == BALANCE_ANSWER
     assert node.output.count("Too many connections") == 1
     assert "Traceback" not in node.output
@@ -731,10 +731,10 @@ class Listener:
 
 @pytest.mark.parametrize("error", [ConnectionAbortedError, ConnectionResetError])
 def test_a_client_that_left_before_it_was_accepted_is_no_crowd(ledger, error, capsys):
-    listener = Listener(*[error("gone")] * 1000)
+    listener = Listener(*[error("gone")] * 20)
     with pytest.raises(SystemExit):
         ledger.wait_for_socket_connection(listener)
-    assert listener.asked == 1001
+    assert listener.asked == 21
     assert "Too many" not in capsys.readouterr().out
 
 
