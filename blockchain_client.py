@@ -211,7 +211,7 @@ class Keyboard:
                 raise BackToMenu
             try:
                 if PRIVATE_KEY.search(typed) and not secret:
-                    raise ValueError("this is a private key! Only Private_key may ask for it.")
+                    raise ValueError("this is a private key! Paste it at Private_key only.")
                 answer = check(typed)
             except ValueError as slip:
                 print(f"{field}: {slip}")
@@ -227,7 +227,7 @@ class Keyboard:
         if PART_OF_KEY.match(joined(typed)):
             print("This looks like a part of a key, and is not a whole address.")
             if self.ask("Use it all the same? (y/n)", str).lower() not in ("y", "yes"):
-                raise ValueError("please once more.")
+                raise ValueError("type it again.")
         return typed
 
     def leave(self, status: int) -> NoReturn:

@@ -627,9 +627,9 @@ class ClientConnection:
             raise Refused(f"A request has {MAX_REQUEST_BYTES} bytes at most.")
         while len(self.received) < end:
             try:
-                self.connection.settimeout(max(self.deadline - time.monotonic(), 0))
+                self.connection.settimeout(max(self.deadline - time.monotonic(), 0.001))
                 chunk = self.connection.recv(4096)
-            except (TimeoutError, BlockingIOError):
+            except TimeoutError:
                 raise Refused(f"A request takes {REQUEST_SECONDS} seconds at most.") from None
             if not chunk:
                 raise Refused("The request ends in the middle.")
@@ -684,6 +684,7 @@ class Screen:
             with contextlib.suppress(OSError):  # the terminal has gone, or serves another program
                 while sys.stdin.buffer.readline():
                     self.say(*keys)
+            self.hint = ""  # Ctrl-D: no Enter will come any more
 
         self.say(*keys)
         if self.terminal and os.isatty(0) and not hasattr(sys, "ps1"):  # that is Python's own shell

@@ -53,6 +53,13 @@ def mine(ledger, miner="miner", blocks=1):
         ledger.mine_block(miner)
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """What a test starts, and what it may save, is in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture
 def ledger():
     """A ledger with its genesis block, in the test's own process."""

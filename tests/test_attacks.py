@@ -293,6 +293,10 @@ def test_a_program_that_makes_no_sense_is_refused(attack):
         read_pickle(io.BytesIO(attack))
 
 
+def test_the_result_of_a_program_is_on_top_of_the_stack():
+    assert read_pickle(io.BytesIO(b"N\x88.")) is True
+
+
 # Hungry ones
 
 
@@ -626,6 +630,8 @@ def test_a_request_once_begun_must_be_complete_in_time(hasty_server):
     assert slow.receive() == {"message": "A request takes 0.2 seconds at most."}
     assert slow.receive() is None
     assert idle.ask(BALANCE) == BALANCE_ANSWER  # an idle connection may stay
+    # Each request has its own time: this one is too long to come in one piece.
+    assert idle.ask({**BALANCE, "address": "b" * 20_000})["balance"] == 0
 
 
 def test_a_request_that_drips_must_be_complete_in_time_too(hasty_server):
@@ -736,6 +742,15 @@ def test_a_client_that_left_before_it_was_accepted_is_no_crowd(ledger, error, ca
         ledger.wait_for_socket_connection(listener)
     assert listener.asked == 21
     assert "Too many" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError, MemoryError])
+def test_when_there_is_no_room_the_listener_says_so_and_goes_on(ledger, error, capsys):
+    listener = Listener(error("no room"), error("no room"))
+    with pytest.raises(SystemExit):
+        ledger.wait_for_socket_connection(listener)
+    assert listener.asked == 3
+    assert capsys.readouterr().out.count("Too many connections: no room\n") == 1
 
 
 def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(node):

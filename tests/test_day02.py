@@ -6,7 +6,6 @@ import threading
 import time
 
 import pytest
-from processes import ROOT
 
 import blockchain_client
 from blockchain_server import Block, BlockChain, Transaction
@@ -85,5 +84,5 @@ def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger, server):
 @pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])
 def test_importing_a_script_does_nothing(script):
     code = f"import threading, {script}; assert threading.active_count() == 1"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")

@@ -257,7 +257,7 @@ def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, dif
         block.difficulty = difficulty
     hash_anew(honest, 0)
     assert honest.verify_blockchain() is False
-    assert "Block 0: " in capsys.readouterr().out
+    assert "Block " in capsys.readouterr().out  # by luck, a hash may begin with a zero
 
 
 def test_genesis_cannot_make_up_for_work_that_was_not_done(honest, capsys):
@@ -286,6 +286,14 @@ def test_a_forged_block_behind_an_honest_chain_is_found(honest, capsys):
     honest.chain.append(forged)  # not through the door
     assert honest.verify_blockchain() is False
     assert "more work" in capsys.readouterr().out
+
+
+def test_a_first_block_that_came_past_the_door_is_found():
+    ledger = BlockChain()
+    ledger.chain.append(Block("Hello World!", 0, "mallory", 10**9))
+    assert ledger.verify_blockchain() is False
+    hash_anew(ledger, 0)
+    assert ledger.verify_blockchain() is False
 
 
 def test_one_mended_block_shows_at_the_next_one(honest, capsys):

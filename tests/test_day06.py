@@ -109,6 +109,10 @@ def test_each_connection_has_a_thread_until_its_client_leaves(server):
     wait_until_handlers_end()
 
 
+def test_a_thread_that_answers_waits_no_5_milliseconds_for_the_miner(server):
+    assert sys.getswitchinterval() < 0.0001
+
+
 def test_200_clients_at_once_are_all_answered(node):
     connections = [node.connect() for _ in range(200)]
     for number, connection in enumerate(connections):
@@ -173,7 +177,7 @@ def test_a_mistake_in_the_mining_shows_its_place():
         "node.main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
@@ -262,7 +266,7 @@ def ended_by_signal(preparation, number=signal.SIGINT):
         "node.main()\n"
     )
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
     )
 
 
@@ -431,7 +435,6 @@ def test_an_error_in_any_language_does_not_end_the_listener():
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT,
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
         capture_output=True,
         timeout=PATIENCE,
