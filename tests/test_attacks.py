@@ -293,6 +293,11 @@ def test_a_program_that_makes_no_sense_is_refused(attack):
         read_pickle(io.BytesIO(attack))
 
 
+def test_the_memo_is_filled_in_the_order_that_the_program_says():
+    program = b"}q\x05\x8c\x07requestq\x03h\x03s."
+    assert read_pickle(io.BytesIO(program)) == pickle.loads(program) == {"request": "request"}
+
+
 def test_the_result_of_a_program_is_on_top_of_the_stack():
     assert read_pickle(io.BytesIO(b"N\x88.")) is True
 

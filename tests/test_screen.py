@@ -70,6 +70,28 @@ def test_a_line_that_changes_never_wraps(run):
     assert len([row for row in rows(node.output, 40) if "[Enter" in row]) == 1
 
 
+def test_ctrl_d_ends_the_offer_of_the_keys_and_not_the_node(run):
+    node = never_found(run, window=(24, 200))
+    node.wait_for(PROGRESS)
+    node.press("D")
+    for _ in range(2):
+        node.wait_for(r"\rBlock 2 @ difficulty 40: ")
+    assert node.popen.poll() is None
+
+
+def test_in_a_python_shell_the_keyboard_stays_with_the_shell(run):
+    plain_shell = {"python": ("-i", "-c", "pass"), "PYTHON_BASIC_REPL": "1"}
+    shell = run("blockchain_server.py", window=WINDOW, **plain_shell)
+    shell.type("from blockchain_server import BlockChain")
+    shell.type("BlockChain().start()")
+    shell.wait_for_blocks(3)
+    shell.press("C")
+    shell.wait_for(r"KeyboardInterrupt\n>>> ")
+    shell.type("6 * 7")
+    shell.wait_for(r"\n42\n")
+    assert "[Enter: keys]" not in shell.output
+
+
 def test_enter_shows_the_keys_again(run):
     node = start_node(run, Account, window=WINDOW)
     for times in (2, 3):
