@@ -131,7 +131,9 @@ def pieces_of(secret):
 
 @posix
 @pytest.mark.parametrize("field", ["Command", "get_balance", *FIELDS])
-@pytest.mark.parametrize("shape", ["a line", "lines", "lines, marked", "its beginning", "PEM"])
+@pytest.mark.parametrize(
+    "shape", ["a line", "with its label", "lines", "lines, marked", "its beginning", "PEM"]
+)
 def test_a_private_key_is_never_sent(run, alice, field, shape):
     if field == "Private_key":
         return  # there it belongs
@@ -139,6 +141,7 @@ def test_a_private_key_is_never_sent(run, alice, field, shape):
     lines = [secret[start : start + 64] for start in range(0, len(secret), 64)]
     pasted = {
         "a line": secret,
+        "with its label": f"Private key: {secret}",
         "lines": "\n".join(lines),
         "lines, marked": "\x1b[200~" + "\n".join(lines) + "\x1b[201~",
         "its beginning": secret[:200],
