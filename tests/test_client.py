@@ -178,6 +178,10 @@ PARTS_OF_AN_ADDRESS = {
     "only its beginning": lambda address: address[:9],
     "one character is missing": lambda address: address[:50] + address[51:],
     "its beginning is missing": lambda address: address[20:],
+    "24 characters of its middle": lambda address: address[30:54],
+    "another spelling": lambda address: address.replace("AAE=", "AAF="),
+    "the beginning of one of 1024 bits": lambda address: "MIGJAoGBAK",
+    "the beginning of one of 2048 bits": lambda address: "MIIBCgKCAQ",
     "the article's format": lambda address: (
         "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBANrG/HiSL6M41EaDsmpVKW"
     ),
@@ -528,6 +532,10 @@ def test_an_answer_is_whole_when_its_first_brace_is_closed(size):
     data = "".join(map(str, HONEST)).encode("utf8")
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     assert answers_to(*pieces) == list(map(str, HONEST))
+
+
+def test_answers_may_be_longer_together_than_one_may_be():
+    assert answers_to(*[b"{'balance': 50}" * 1000] * 30) == ["{'balance': 50}"] * 30_000
 
 
 NONSENSE = {
