@@ -207,7 +207,7 @@ def test_part_of_an_address_is_questioned(client, node, part, field):
     client.type(part)
     client.wait_for(r"Use it all the same\? \(y/n\): ")
     assert "[*] Received" not in node.output
-    client.type("y")
+    client.type("Y")
     if field == "get_balance":
         client.wait_for(rf"\{{'address': '{re.escape(part)}', 'balance': 0\}}")
     else:
@@ -543,6 +543,7 @@ NONSENSE = {
     "a sum of thousands of terms": b"{1:" + b"+".join([b"1"] * 120_000) + b"}",
     "a sum behind a key": b"{'a':" + b"+".join([b"1"] * 120_000) + b"}",
     "a set": b"{1}",
+    "a list": b"['a', 1]",
     "braces": b"{" * 100_000,
     "brackets": b"{'a': " + b"[" * 100_000,
     "quotes": b"{'" * 100_000,
