@@ -1,9 +1,12 @@
-"""What most tests need: accounts that sign, and ledgers. Processes are in processes.py."""
+"""What most tests need: accounts that sign, ledgers, nodes. Processes are in processes.py."""
 
+import contextlib
+import dataclasses
+import io
 import sys
 
 import pytest
-from processes import ROOT, Connection, running, start_node
+from processes import ROOT, Connection, Process, start_node
 
 import __main__
 
@@ -25,32 +28,30 @@ class Account:
             address, private = blockchain_client.generate_address()
         self.address, self.private = address, private
 
+    def sign(self, transaction):
+        return blockchain_client.sign_transaction(transaction, self.private)
+
     def payment(self, receiver="bob", amounts=1, fee=0, message=""):
         """Return a transaction and its signature, as `add_transaction` takes them."""
-        transaction = blockchain_client.initialize_transaction(
-            self.address, receiver, amounts, fee, message
-        )
-        return transaction, blockchain_client.sign_transaction(transaction, self.private)
+        payment = blockchain_server.Transaction(self.address, receiver, amounts, fee, message)
+        return payment, self.sign(payment)
 
     def request(self, *payment, **fields):
         """Return a payment as the request that the client sends."""
-        transaction, signature = self.payment(*payment, **fields)
-        return {"request": "transaction", "data": transaction, "signature": signature}
+        payment, signature = self.payment(*payment, **fields)
+        data = blockchain_client.initialize_transaction(*dataclasses.astuple(payment))
+        return {"request": "transaction", "data": data, "signature": signature}
 
 
-def public_key(address):
-    """Return the PEM of an address, in bytes."""
-    return f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n".encode()
-
-
-def private_key(private):
-    """Return the PEM of a private key, in bytes."""
-    return f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n".encode()
+def quiet():
+    """Keep back what is said: pages of `Hash found` would bury why a test fails."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def mine(ledger, miner="miner", blocks=1):
-    for _ in range(blocks):
-        ledger.mine_block(miner)
+    with quiet():
+        for _ in range(blocks):
+            ledger.mine_block(miner)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +65,8 @@ def own_folder(tmp_path, monkeypatch):
 def ledger():
     """A ledger with its genesis block, in the test's own process."""
     ledger = blockchain_server.BlockChain()
-    ledger.create_genesis_block()
+    with quiet():
+        ledger.create_genesis_block()
     return ledger
 
 
@@ -92,7 +94,13 @@ def server(ledger):
 @pytest.fixture
 def run():
     """A function that runs a script until the test ends."""
-    with running() as start:
+    with contextlib.ExitStack() as processes:
+
+        def start(*command, **options):
+            process = Process(*command, **options)
+            processes.callback(process.close)
+            return process
+
         yield start
 
 

@@ -1,4 +1,4 @@
-"""The scripts as processes, on pipes and on terminals, and sockets to a node."""
+"""The scripts as processes, on pipes and on a terminal, and sockets to a node."""
 
 import ast
 import codecs
@@ -9,7 +9,6 @@ import pickle
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -19,50 +18,47 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 30  # seconds until what should happen counts as not happening
-WINDOW = (24, 80)  # rows, columns of a terminal
 
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Gives a script its terminal, so that Ctrl-C arrives as a person's does.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
 
 class Process:
-    """A script that runs in a folder of its own: what it has written so far, and how it ends."""
+    """A script that runs in a folder of its own: what it has written so far, and how it ends.
 
-    def __init__(self, *command, stdin=subprocess.DEVNULL, window=None, python=(), **environment):
-        script, *arguments = map(str, command)
-        command = [*python, str(ROOT / script), *arguments]
-        reader, writer = os.openpty() if window else os.pipe()
-        if window:
-            import fcntl  # not on Windows, as terminals of this kind
-            import termios
+    `before` is code that runs before its `main`, and calls it `script`.
+    """
 
-            fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("4H", *window, 0, 0))
-            stdin = writer
-            # In control of the script, so that its Ctrl-C arrives as a person's does.
-            take_control = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"
-            run = "import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-            command = ["-c", f"{take_control}; {run}", *command]
+    def __init__(self, script, *arguments, terminal=False, before=None, python=()):
+        command = [*python, ROOT / script, *arguments]
+        if before:
+            module = script.removesuffix(".py")
+            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *arguments]
+        self.output_end, writer = os.openpty() if terminal else os.pipe()
         # As in a plain shell, where nothing helps the scripts and a wrong byte is an error.
         helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
         plain = {name: value for name, value in os.environ.items() if name not in helpers}
-        plain.update(PYTHONIOENCODING="utf8:strict", TERM="xterm")
         self.folder = tempfile.TemporaryDirectory()
         self.popen = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=stdin,
+            [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)],
+            stdin=writer if terminal else subprocess.PIPE,
             stdout=writer,
             stderr=writer,
             cwd=self.folder.name,
-            env={**plain, **environment},
-            start_new_session=bool(window),
+            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm"},
+            start_new_session=terminal,
         )
         os.close(writer)
-        self.terminal = reader
-        self.raw = bytearray()  # every byte, as it came
-        self.output = ""  # the text, without what steers a terminal
-        self.first_piece = b""
+        self.input_end = self.output_end if terminal else self.popen.stdin.fileno()
+        self.output = ""
         self.ended = False
         self.seen = 0  # how much of the output `wait_for` has found
         self.news = threading.Condition()
@@ -71,21 +67,12 @@ class Process:
 
     def _read(self):
         decoder = codecs.getincrementaldecoder("utf8")("replace")
-        rest = ""  # the beginning of a sequence that steers the terminal
-        data = b"..."
-        while data:
-            try:
-                data = os.read(self.terminal, 65536)
-            except OSError:  # the end, on a terminal
-                data = b""
-            text = (rest + decoder.decode(data)).replace("\r\n", "\n")
-            text = re.sub(r"\x1b\[\?2004l\r|\x1b\[[?0-9;]*[A-Za-z]", "", text)
-            text, escape, rest = text.partition("\x1b")
-            rest = escape + rest
+        while not self.ended:
+            data = b""
+            with contextlib.suppress(OSError):  # the end, on a terminal
+                data = os.read(self.output_end, 65536)
             with self.news:
-                self.first_piece = self.first_piece or data
-                self.raw += data
-                self.output += text
+                self.output = (self.output + decoder.decode(data)).replace("\r\n", "\n")
                 self.ended = not data
                 self.news.notify_all()
 
@@ -100,8 +87,7 @@ class Process:
 
         with self.news:
             self.news.wait_for(found, PATIENCE)
-            unseen = self.output[self.seen :]
-            assert match, f"no {pattern!r} in:\n{unseen[-3000:]}"
+            assert match, f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}"
             self.seen = match.end()
         return match
 
@@ -111,12 +97,16 @@ class Process:
             self.seen = len(self.output)
 
     def type(self, text):
-        """Type something, and Enter; on a terminal only."""
-        os.write(self.terminal, text.encode("utf8") + b"\n")
+        """Type something, and Enter."""
+        os.write(self.input_end, text.encode("utf8") + b"\n")
 
     def press(self, key):
-        """Press Ctrl and a letter."""
-        os.write(self.terminal, bytes([ord(key) - ord("A") + 1]))
+        """Press Ctrl and a letter; on a terminal only."""
+        os.write(self.input_end, bytes([ord(key) - ord("A") + 1]))
+
+    def end_input(self):
+        """Let the script read all that was typed, and then the end of its input."""
+        self.popen.stdin.close()
 
     def interrupt(self):
         self.popen.send_signal(signal.SIGINT)
@@ -137,7 +127,9 @@ class Process:
         self.popen.kill()
         self.popen.wait()
         self.reader.join(PATIENCE)
-        os.close(self.terminal)
+        os.close(self.output_end)
+        if self.popen.stdin:
+            self.popen.stdin.close()
         self.folder.cleanup()
 
 
@@ -173,47 +165,15 @@ def free_port():
         return server.getsockname()[1]
 
 
-@contextlib.contextmanager
-def running():
-    """Give a function that starts scripts: start("blockchain_client.py", port, window=WINDOW)."""
-    with contextlib.ExitStack() as processes:
-
-        def start(*command, **options):
-            process = Process(*command, **options)
-            processes.callback(process.close)
-            return process
-
-        yield start
-
-
 def start_node(start, account, **options):
     """Start a node, wait until it mines, and know its port and its miner's keys."""
     port = free_port()
     node = start("blockchain_server.py", port, **options)
     node.port = port
-    address = node.wait_for(r"Miner address: (\S+)\n")[1]
-    node.miner = account(address, node.wait_for(r"Miner private: (\S+)\n")[1])
+    address = node.wait_for(r"Miner address: (\S+) *\n")[1]
+    node.miner = account(address, node.wait_for(r"Miner private: (\S+) *\n")[1])
     node.wait_for_blocks(1)
     node.connect = lambda: Connection(port)
-    return node
-
-
-def never_found(start, speed=100, **options):
-    """Start a node whose second block is never found, and whose clock runs so many times faster."""
-    code = (
-        "import os, sys, time\n"
-        "sys.argv.pop(0)\n"
-        "sys.path.insert(0, os.path.dirname(sys.argv[0]))\n"
-        "import blockchain_server as node\n"
-        "perf_counter = time.perf_counter\n"
-        f"time.perf_counter = lambda: {speed} * perf_counter()\n"
-        "node.BlockChain.adjust_difficulty = lambda self: setattr(self, 'difficulty', 40)\n"
-        "node.main()\n"
-    )
-    node = start("blockchain_server.py", free_port(), python=("-c", code), **options)
-    node.port = int(node.popen.args[-1])
-    node.keys = node.wait_for(r"Miner address: \S+\nMiner private: \S+\n")[0]
-    node.wait_for_blocks(1)
     return node
 
 

@@ -8,10 +8,11 @@ import time
 
 import pytest
 import rsa
-from conftest import Account, mine, private_key, public_key
+from conftest import Account, mine, quiet
 
 import blockchain_client
-from blockchain_server import Refused, Transaction
+import blockchain_server
+from blockchain_server import Transaction
 
 ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")
@@ -22,12 +23,20 @@ ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the co
 # Keys
 
 
-@pytest.mark.parametrize("script", ["node", "client"])
-def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, script):
-    maker = ledger if script == "node" else blockchain_client
+def public_key(address):
+    pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
+    return rsa.PublicKey.load_pkcs1(pem.encode())
+
+
+def private_key(private):
+    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
+    return rsa.PrivateKey.load_pkcs1(pem.encode())
+
+
+@pytest.mark.parametrize("maker", [blockchain_server.BlockChain(), blockchain_client])
+def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
     address, private = maker.generate_address()
-    public = rsa.PublicKey.load_pkcs1(public_key(address))
-    secret = rsa.PrivateKey.load_pkcs1(private_key(private))
+    public, secret = public_key(address), private_key(private)
     assert public.n.bit_length() == 512
     assert (public.n, public.e) == (secret.n, secret.e)
     assert maker.get_address_from_public(public.save_pkcs1()) == address
@@ -38,8 +47,7 @@ def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, script):
 def test_the_client_signs_with_sha1(alice):
     transaction, signature = alice.payment()
     text = blockchain_client.transaction_to_string(transaction).encode()
-    key = rsa.PublicKey.load_pkcs1(public_key(alice.address))
-    assert rsa.verify(text, signature, key) == "SHA-1"
+    assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
 
 
 # Payments that are refused
@@ -48,7 +56,7 @@ def test_the_client_signs_with_sha1(alice):
 def test_a_signed_payment_is_accepted(ledger, rich_alice):
     transaction, signature = rich_alice.payment("bob", 50, fee=0)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
-    assert [vars(waiting) for waiting in ledger.pending_transactions] == [vars(transaction)]
+    assert ledger.pending_transactions == [transaction]
 
 
 def no_coin_moves(ledger):
@@ -80,40 +88,46 @@ class Five(int):
         ),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        (
-            "receiver",
-            ["", None, 5, b"bob", ["bob"]],
-            "Receiver must be a text, and not an empty one!",
-        ),
+        ("receiver", ["", None, 5, b"x", ["x"]], "Receiver must be a text, and not an empty one!"),
         ("message", [None, 5, b"hi", ["hi"]], "Message must be a text!"),
+        ("sender", [None, 5, b"alice", ["alice"]], "Sender must be a text!"),
     ],
 )
 def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, values, answer):
     for value in values:
         honest, signature = rich_alice.payment("bob", 1)
         forged = dataclasses.replace(honest, **{field: value})
-        try:
-            signature = blockchain_client.sign_transaction(forged, rich_alice.private)
-        except ValueError:
-            pass  # too many digits to sign
+        if value not in (10**5000, -(10**5000)):  # too many digits to sign
+            signature = rich_alice.sign(forged)
         assert ledger.add_transaction(forged, signature) == (False, answer), value
     assert no_coin_moves(ledger)
 
 
-def respelled(address):
-    """Other spellings of an address, which base64 or a key's reader may take for the same."""
-    return [
-        address[:10] + "\n" + address[10:],
-        address[:10] + " " + address[10:],
-        address[:10] + "é" + address[10:],
-        address[:10] + "!" + address[10:],
-        address + "=",
-        address + "\n",
-        " " + address,
-        address + "AAAA",
-        address.rstrip("="),
-        address[:-2] + chr(ord(address[-2]) + 1) + "=" if address.endswith("=") else address + "==",
-    ]
+def address_of(n, e=65537):
+    """Return the address of a public key with these numbers, if it were one."""
+    return blockchain_client.get_address_from_public(rsa.PublicKey(n, e).save_pkcs1())
+
+
+def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
+    address = rich_alice.address
+    n = public_key(address).n
+    no_keys = ["", "alice", "A" * 96, "\udc80", "=" * 50, "\0"]
+    bad_keys = [
+        address_of(2**510 + 1), address_of(2**4096 + 1), address_of(2**60_000 + 1), address_of(-n),
+        address_of(n, 1), address_of(n, 2), address_of(n, -3), address_of(n, 2**32),
+        address_of(n, n), address_of(0),
+    ]  # fmt: skip
+    respelled = [  # base64 and the reader of keys take them for the same key
+        address[:10] + "\n" + address[10:], address[:10] + " " + address[10:],
+        address[:10] + "é" + address[10:], address[:10] + "!" + address[10:],
+        address + "=", address + "\n", " " + address, address + "AAAA",
+        address.rstrip("="), address.replace("AAE=", "AAF="),
+    ]  # fmt: skip
+    for sender in no_keys + bad_keys + respelled:
+        transaction, signature = rich_alice.payment("bob", 1)
+        answer = ledger.add_transaction(dataclasses.replace(transaction, sender=sender), signature)
+        assert answer == (False, "Sender must be an address as generate_address makes them!"), sender
+    assert no_coin_moves(ledger)
 
 
 class Alias(str):
@@ -131,42 +145,28 @@ class Alias(str):
         return other == self.other
 
 
-def address_of(n, e=65537):
-    """Return the address of a public key with these numbers, if it were one."""
-    return blockchain_client.get_address_from_public(rsa.PublicKey(n, e).save_pkcs1())
-
-
-def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
-    n = ledger.get_public_from_address(rich_alice.address).n
-    no_keys = ["", "alice", "A" * 96, "\udc80", None, 5, b"alice", ["alice"], "=" * 50, "\0"]
-    bad_keys = [
-        address_of(2**510 + 1), address_of(2**4096 + 1), address_of(2**60_000 + 1), address_of(-n),
-        address_of(n, 1), address_of(n, 2), address_of(n, -3), address_of(n, 2**32),
-        address_of(n, n), address_of(0),
-    ]  # fmt: skip
-    for sender in no_keys + bad_keys + respelled(rich_alice.address):
-        transaction, signature = rich_alice.payment("bob", 1)
-        transaction.sender = sender
-        assert ledger.add_transaction(transaction, signature) == (
-            False,
-            "Sender must be an address as generate_address makes them!",
-        ), sender
-    assert no_coin_moves(ledger)
-
-
 def test_a_sender_that_takes_itself_for_another_is_refused(ledger, rich_alice):
     mallory = Account()
     mallory.address = Alias(mallory.address, rich_alice.address)
     assert ledger.add_transaction(*mallory.payment("mallory", 100))[0] is False
 
 
-def test_of_an_address_of_absurd_length_only_the_beginning_is_read(ledger, monkeypatch):
-    read = []
-    load = rsa.PublicKey.load_pkcs1
-    monkeypatch.setattr(rsa.PublicKey, "load_pkcs1", lambda pem: read.append(pem) or load(pem))
-    with pytest.raises(Refused):
-        ledger.get_public_from_address(address_of(2**60_000 - 1))
-    assert len(read) == 1 and len(read[0]) < 1000
+class Lookalike(Transaction):
+    """A payment that is never equal to another one."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("other", [blockchain_client.Transaction, Lookalike])
+def test_a_payment_of_another_class_is_refused(ledger, rich_alice, other):
+    """It would not be known again when it comes for the second time."""
+    transaction, signature = rich_alice.payment("bob", 1)
+    ledger.add_transaction(transaction, signature)
+    again = other(*dataclasses.astuple(transaction))
+    answer = ledger.add_transaction(again, signature)
+    assert answer == (False, "A payment must be a Transaction of blockchain_server.py!")
+    assert ledger.add_transaction(None, signature) == answer
 
 
 @pytest.mark.parametrize("bits", [512, 4096])
@@ -177,11 +177,10 @@ def test_keys_of_512_to_4096_bits_are_addresses(ledger, bits):
 
 def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
     transaction, signature = rich_alice.payment("bob", 1)
-    mallory = Account()
-    forged = blockchain_client.sign_transaction(transaction, mallory.private)
     wrong = [
-        forged, b"", b"\0", signature[:-1], signature + b"\0", b"\0" + signature, b"\xff" * 64,
-        b"\xff" * 10**6, None, 5, "text", signature.hex(), bytearray(signature), [signature], True,
+        Account().sign(transaction), b"", b"\0", signature[:-1], signature + b"\0",
+        b"\0" + signature, b"\xff" * 64, b"\xff" * 10**6,
+        None, 5, "text", signature.hex(), bytearray(signature), [signature], True,
     ]  # fmt: skip
     for bad_signature in wrong:
         assert ledger.add_transaction(transaction, bad_signature) == WRONG_SIGNATURE
@@ -196,20 +195,14 @@ def test_a_signature_counts_for_the_text_that_was_signed(ledger, rich_alice):
         assert ledger.add_transaction(forged, signature) == WRONG_SIGNATURE
 
 
-@pytest.mark.parametrize("other", ["MD5", "SHA-224", "SHA-256"])
-def test_a_signature_with_another_hash_is_refused(ledger, rich_alice, other):
+def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
     transaction, _ = rich_alice.payment("bob", 1)
-    key = rsa.PrivateKey.load_pkcs1(private_key(rich_alice.private))
+    key = private_key(rich_alice.private)
     text = ledger.transaction_to_string(transaction).encode()
-    assert ledger.add_transaction(transaction, rsa.sign(text, key, other)) == WRONG_SIGNATURE
-
-
-def test_a_signature_that_claims_a_hash_too_long_for_its_key_is_refused(ledger, rich_alice):
-    transaction, _ = rich_alice.payment("bob", 1)
-    key = rsa.PrivateKey.load_pkcs1(private_key(rich_alice.private))
-    claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20
-    signature = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
-    assert ledger.add_transaction(transaction, signature) == WRONG_SIGNATURE
+    claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20  # too long for the key
+    too_long = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
+    for signature in [*(rsa.sign(text, key, h) for h in ("MD5", "SHA-224", "SHA-256")), too_long]:
+        assert ledger.add_transaction(transaction, signature) == WRONG_SIGNATURE
 
 
 def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
@@ -236,7 +229,7 @@ def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
         return find_nonce(block)
 
     ledger.find_nonce = pay_meanwhile
-    ledger.mine_block("miner")
+    mine(ledger)
     assert answers == [NOT_ENOUGH]
 
 
@@ -280,15 +273,6 @@ def test_a_refused_payment_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == ACCEPTED
 
 
-def test_changing_a_payment_after_it_was_accepted_changes_nothing(ledger, rich_alice):
-    payment, signature = rich_alice.payment("bob", 1)
-    transaction = Transaction(**vars(payment))
-    ledger.add_transaction(transaction, signature)
-    transaction.amounts = 1000
-    mine(ledger)
-    assert ledger.get_balance("bob") == 1
-
-
 def test_the_node_remembers_a_bounded_number_of_keys(ledger):
     assert ledger.get_public_from_address.cache_info().maxsize == 1024
 
@@ -329,14 +313,15 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
             verified.add(ledger.verify_blockchain())
 
     watchers = [threading.Thread(target=watch) for _ in range(2)]
-    for watcher in watchers:
-        watcher.start()
-    for number in range(100):
-        ledger.add_transaction(*rich_alice.payment(rich_alice.address, 100, 0, f"{number}"))
-        mine(ledger)
-    done.set()
-    for watcher in watchers:
-        watcher.join()
+    with quiet():
+        for watcher in watchers:
+            watcher.start()
+        for number in range(100):
+            ledger.add_transaction(*rich_alice.payment(rich_alice.address, 100, 0, f"{number}"))
+            ledger.mine_block("miner")
+        done.set()
+        for watcher in watchers:
+            watcher.join()
     assert (seen, verified) == ({100}, {True})
 
 
@@ -369,17 +354,15 @@ def test_the_storm(ledger, restless_threads):
     for payer in payers:
         payer.start()
     barrier.wait()
-    while any(payer.is_alive() for payer in payers):
-        ledger.mine_block("miner")
-    while ledger.pending_transactions:
-        ledger.mine_block("miner")
+    while any(payer.is_alive() for payer in payers) or ledger.pending_transactions:
+        mine(ledger)
 
     mined = [transaction for block in ledger.chain for transaction in block.transactions]
-    texts = [ledger.transaction_to_string(transaction) for transaction in mined]
-    assert len(set(texts)) == len(texts)
-    assert sorted(texts) == sorted(map(ledger.transaction_to_string, accepted))
-    assert 100 < len(texts) < 600
+    assert len(mined) == len(set(mined)) == len(accepted)
+    assert set(mined) == set(accepted) == ledger.accepted_payments
+    assert 100 < len(mined) < 600
     assert min(ledger.balances.values()) >= 0
-    assert sum(ledger.balances.values()) == 10 * len(ledger.chain)
+    minted = sum(block.miner_rewards for block in ledger.chain)
+    assert sum(ledger.balances.values()) == minted
     assert not any(ledger.outgoing.values())
     assert ledger.verify_blockchain()
