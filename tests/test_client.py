@@ -43,7 +43,9 @@ def good_answers(account, **others):
 
 
 def test_the_menu_is_the_tutorials(client):
-    assert re.match(r"An empty line leads back to the menu\. Ctrl-C ends the client\.\n", client.output)
+    assert re.match(
+        r"An empty line leads back to the menu\. Ctrl-C ends the client\.\n", client.output
+    )
     assert re.search(MENU, client.output)
 
 
@@ -51,7 +53,9 @@ def test_the_menu_comes_after_the_answer(client):
     for _ in range(10):
         client.type("2")
         answer(client, Address="bob")
-        client.wait_for(r"\[\*\] Message from node: \{'address': 'bob', 'balance': 0\}\nCommand list")
+        client.wait_for(
+            r"\[\*\] Message from node: \{'address': 'bob', 'balance': 0\}\nCommand list"
+        )
 
 
 def test_no_payment_without_coins(client):
@@ -331,7 +335,10 @@ SHORT, LONG = (f"script.ANSWER_SECONDS = {seconds}" for seconds in (1, 10**6))
     "said, shown",
     [
         (b"{'message': 'one'}", r"\{'message': 'one'\}"),
-        ("{'message': '\x1b[2J\n\u202e\\p謝'}".encode(), r"\{'message': '\\x1b\[2J\\n\\u202e\\p謝'\}"),
+        (
+            "{'message': '\x1b[2J\n\u202e\\p謝'}".encode(),
+            r"\{'message': '\\x1b\[2J\\n\\u202e\\p謝'\}",
+        ),
         (b"\xff{[(", r"\\xff\{\[\("),
         (b"a" * 10**6, "a{1000}"),
     ],

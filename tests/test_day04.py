@@ -295,7 +295,9 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
     accepted = []
     for number in range(60):
         receiver, amounts = chance.choice(payers).address, chance.randint(1, 9)
-        payment = chance.choice(payers).payment(receiver, amounts, chance.randint(0, 2), f"{number}")
+        payment = chance.choice(payers).payment(
+            receiver, amounts, chance.randint(0, 2), f"{number}"
+        )
         if ledger.add_transaction(*payment)[0]:
             accepted.append(payment)
         if number % 7 == 0:

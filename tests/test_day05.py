@@ -126,7 +126,9 @@ def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
     for sender in no_keys + bad_keys + respelled:
         transaction, signature = rich_alice.payment("bob", 1)
         answer = ledger.add_transaction(dataclasses.replace(transaction, sender=sender), signature)
-        assert answer == (False, "Sender must be an address as generate_address makes them!"), sender
+        assert answer == (False, "Sender must be an address as generate_address makes them!"), (
+            sender
+        )
     assert no_coin_moves(ledger)
 
 
