@@ -113,7 +113,7 @@ def send_request(client: socket.socket, answered: threading.Event, message: dict
     answered.clear()
     with contextlib.suppress(OSError):  # the node has gone, which handle_receive sees as well
         client.sendall(pickle.dumps(message))
-    for _ in range(ANSWER_SECONDS * 10):  # on Windows, Ctrl-C cannot interrupt a single wait
+    for _ in range(ANSWER_SECONDS * 10):  # on Windows, Ctrl-C is heard only between two waits
         if answered.wait(0.1):
             return
     print("No answer from the node.")
@@ -130,8 +130,8 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn
             if answer.startswith("{'result': True,"):
                 print("The payment counts as soon as a block with it is mined.")
             answered.set()
-    print("\nThe connection to the node has ended.", file=sys.stderr, flush=True)
-    while True:  # Ctrl-C wakes input(), but one that comes just before it waits is lost
+    print("\nThe connection to the node has ended.", file=sys.stderr)
+    while True:  # as Ctrl-C does, SIGINT wakes input(); one just before input() waits is lost
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
@@ -174,9 +174,15 @@ def whole_address(typed: str) -> str:
 def any_text(typed: str) -> str:
     """Return an address, or any other text; but raise ValueError if there is part of a key in it.
 
-    No word is as long as 24 letters of base64, the alphabet of keys, in a row.
+    Hardly any word has 24 letters in a row of base64, the alphabet of keys.
     """
-    return whole_address(typed) if re.search("[A-Za-z0-9+/=]{24}", typed) else typed
+    with contextlib.suppress(ValueError):
+        return whole_address(typed)
+    if re.search("[A-Za-z0-9+/=]{24}", typed):
+        raise ValueError(
+            "this looks like part of a key. A whole address may stand here, a private key never."
+        )
+    return typed
 
 
 def private_key_of(address: str, typed: str) -> str:
@@ -240,7 +246,7 @@ def main() -> None:
     )
     parser.add_argument("port", type=int, help="the port of the node, 1 to 65535")
     port = parser.parse_args().port
-    # What a screen cannot show, or a keyboard cannot mean, must not end the session.
+    # What this terminal cannot show, or Python cannot read, must not end the session.
     sys.stdin.reconfigure(errors="replace")
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
     with contextlib.suppress(ImportError):  # Windows has none, and edits lines by itself

@@ -64,33 +64,31 @@ class Block:
 
 
 class Refused(Exception):
-    """A no. The text is a sentence for whoever asked: a payer, a client, a caller."""
+    """Raised to say no. Its text is a sentence for whoever asked."""
 
 
 class BlockChain:
     """The ledger; and with `start()`, the node around it.
 
     The main thread mines. A thread for each client calls `get_balance` and `add_transaction`.
-    One lock guards what both sides touch. Nobody hashes, verifies, prints or waits under it.
+    One lock guards what both sides touch. Nobody does anything slow while holding it.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
         """Make an empty ledger. `start()` will listen on `socket_port`; 0 means any free port."""
-        self.adjust_difficulty_blocks = 10  # between retargets
+        self.adjust_difficulty_blocks = 10  # from one change of difficulty to the next
         self.difficulty = 1  # zeros that the next block's hash must begin with
         self.block_time = 30  # seconds that a block should take
         self.miner_rewards = 10  # coins that a block creates
         self.block_limitation = 32  # transactions in a block, at most
-        # The blocks, oldest first. Only `append_block` adds one: `self.chain.append`, as on
-        # Day 03, would leave the balances behind.
-        self.chain: list[Block] = []
+        self.chain: list[Block] = []  # oldest first; only append_block adds one
         self.pending_transactions: list[Transaction] = []  # accepted, not yet mined
 
-        # What follows from these two lists, kept so that nobody has to walk them.
+        # What follows from these lists, kept at hand. A Counter answers 0 for a key it lacks.
         self.lock = threading.Lock()
         self.balances: collections.Counter[str] = collections.Counter()  # account: coins
         self.outgoing: collections.Counter[str] = collections.Counter()  # account: coins pending
-        self.accepted_payments: set[Transaction] = set()  # all that ever counted
+        self.accepted_payments: set[Transaction] = set()  # all that were ever accepted
         self.chain_work = 0  # hashes that the chain took, on average
 
         self.socket_host = "127.0.0.1"
@@ -125,8 +123,8 @@ class BlockChain:
     def get_block_bytes(self, block: Block) -> bytes:
         """Return what is hashed in front of the nonce: all other fields, as the text of a dict.
 
-        SHA-1 reads 64 bytes in one step. Blanks fill up the last step, so the nonce gets one of
-        its own, and each try costs no more than that one.
+        SHA-1 reads its input in pieces of 64 bytes. Blanks fill up the last piece, so the nonce
+        begins a new one, and each try costs that one piece only.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
@@ -181,7 +179,7 @@ class BlockChain:
         if block.transactions:
             say(f"Payments in block {len(self.chain) - 1}: {len(block.transactions)}")
 
-    # The last digits of a nonce: 0 to 999 as they are, later with three digits (1007 ends in 007).
+    # The last digits of a nonce, ready made: 1007 ends in 007, but 7 is just 7.
     FIRST_ENDINGS = [b"%d" % number for number in range(1000)]
     ENDINGS = [b"%03d" % number for number in range(1000)]
 
@@ -198,9 +196,9 @@ class BlockChain:
         The code below finds the same nonce, about as fast as hashlib can hash. The bytes before
         the nonce never change, so SHA-1 reads them once, and each try goes on from a copy. A
         thousand numbers share their first digits, so the last three come from a list. And a
-        hash begins with zeros if, as a number, it is below a target.
+        hash begins with zeros if, as a number, it is no higher than a target.
         """
-        target = (16 ** (40 - block.difficulty)).to_bytes(20, "big")
+        target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
         beginning = hashlib.sha1(self.get_block_bytes(block))
         start = shown = time.perf_counter()
         thousands = 0
@@ -211,7 +209,7 @@ class BlockChain:
             for ending in self.ENDINGS if thousands else self.FIRST_ENDINGS:
                 attempt = state.copy()
                 attempt.update(ending)
-                if attempt.digest() < target:
+                if attempt.digest() <= target:
                     return thousands * 1000 + int(ending)
             thousands += 1
             now = time.perf_counter()
@@ -234,7 +232,7 @@ class BlockChain:
 
         The only door into the chain, whoever mined the block. `check_block` tells what is sound.
         """
-        mined = set(block.transactions)
+        mined = set(block.transactions)  # which hashes each of them, so before the lock
         with self.lock:
             self.chain.append(block)
             self.chain_work += 16**block.difficulty
@@ -265,6 +263,7 @@ class BlockChain:
         mined = len(self.chain) - 1  # genesis was not mined
         if mined < span or mined % span:
             return self.difficulty
+        # From beginning to beginning, so the time of the block just mined does not count yet.
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
         if average > self.block_time and self.difficulty > 1:
             self.difficulty -= 1
@@ -278,15 +277,15 @@ class BlockChain:
         return self.difficulty
 
     def get_balance(self, account: str) -> int:
-        """Return the coins of an account as of the last block; 0 for one that nobody knows."""
+        """Return the coins of an account as of the last block; 0 if it is unknown."""
         with self.lock:
             return self.balances[account]
 
     def verify_blockchain(self) -> bool:
         """Recompute the whole chain; print what is wrong with it, or `Hash correct!`.
 
-        Returns whether the chain is as it was appended, as far as one can see: a block may have
-        been changed, and then mined again with as much work as before.
+        Returns whether no change is to be seen. Whoever changes a block, and mines it and all
+        later ones again with as much work as before, leaves no trace.
         """
         with self.lock:
             chain, chain_work = list(self.chain), self.chain_work
@@ -359,16 +358,17 @@ class BlockChain:
     def check_fields(self, transaction: Transaction) -> None:
         """Raise Refused if this is no payment, or a field of it cannot be right.
 
-        Not `isinstance`: True is an int too, and a subclass could compare as it likes. This also
-        keeps out NaN, for which every comparison is false.
+        `isinstance` would not do: True is an int, too, and a subclass may compare as it likes.
+        NaN, for which every comparison is false, is no int.
         """
-        if type(transaction) is not Transaction:  # one of another class would never equal ours
+        if type(transaction) is not Transaction:  # no look-alike equals one: it could be paid twice
             raise Refused("A payment must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
             raise Refused("Amounts must be a whole number above 0!")
         if type(transaction.fee) is not int or transaction.fee < 0:
             raise Refused("Fee must be a whole number, 0 or more!")
-        if transaction.amounts + transaction.fee > 10**18:  # more than will ever exist
+        # Nobody will ever have so much, and `str` refuses numbers of thousands of digits.
+        if transaction.amounts + transaction.fee > 10**18:
             raise Refused("Balance not enough!")
         if type(transaction.receiver) is not str or not transaction.receiver:
             raise Refused("Receiver must be a text, and not an empty one!")
@@ -384,7 +384,7 @@ class BlockChain:
         key = self.get_public_from_address(transaction.sender)
         try:
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
-        except (rsa.VerificationError, OverflowError):  # wrong, or of a hash too long for the key
+        except (rsa.VerificationError, OverflowError):  # OverflowError: names a hash like SHA-512
             return False
 
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
@@ -430,8 +430,8 @@ class BlockChain:
 
     def start_socket_server(self) -> None:
         """Open the port, and wait for connections in a thread. Raises Refused if it is taken."""
-        # A thread that wants to answer gets its turn after 20 µs. Python's own 5 ms would be paid
-        # several times for each answer, because the miner never rests.
+        # A thread that wants to answer asks for its turn after 20 µs. Python's own 5 ms would be
+        # paid several times for each answer, because the miner never rests.
         sys.setswitchinterval(0.00002)
         try:
             # The article's socket, bind and listen in one, with what each system needs.
@@ -450,7 +450,8 @@ class BlockChain:
                 ).start()
             except ConnectionError:  # the client left before it was accepted
                 continue
-            except (OSError, RuntimeError, MemoryError) as error:  # until other clients leave
+            except (OSError, RuntimeError, MemoryError) as error:
+                # No descriptor is left, and this client waits; or no thread, and it is dropped.
                 say(f"Too many connections: {error}")
                 time.sleep(1)
 
@@ -468,7 +469,7 @@ class BlockChain:
             except Refused as refusal:
                 say(f"{beginning!r} cannot be parsed: {refusal}")
                 connection.sendall(str({"message": str(refusal)}).encode("utf8"))
-                # Closing now would take the answer back, if bytes of the client are still unread.
+                # Closing while bytes of the client are unread could take the answer back.
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(4096):
                     pass
@@ -561,15 +562,14 @@ class RequestReader(pickle._Unpickler):
             raise Refused("A request holds texts, whole numbers and a Transaction only.") from None
 
     def find_class(self, module: str, name: str) -> type:
-        """Return `dict` for a Transaction: the real class never comes within a pickle's reach."""
+        """Return `object` for a Transaction: the real class never comes within a pickle's reach."""
         if (module, name) == ("__main__", "Transaction"):
-            return dict
+            return object
         raise pickle.UnpicklingError
 
     def load_build(self) -> None:
-        """Fill in the fields of a Transaction: put them into that dict."""
-        fields = self.stack.pop()
-        self.stack[-1].update(fields)
+        """Let the dict of its fields take the place of a Transaction. Nothing is copied."""
+        self.stack[-2:] = self.stack[-1:]
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -591,7 +591,7 @@ def say(line: str, changing: bool = False) -> None:
 
 
 def say_goodbye(*_: Any) -> NoReturn:
-    """End at Ctrl-C. As an exception, it could strike right where a lock has just been taken."""
+    """End at Ctrl-C. A KeyboardInterrupt could strike just where a lock has been taken."""
     try:
         os.write(1, b"\nGoodbye! The chain ends with its node.\n")
     finally:

@@ -6,9 +6,9 @@ of the rounds, so a machine that slows down slows them all. It takes about twent
 """
 
 import contextlib
-import functools
 import hashlib
 import io
+import itertools
 import pathlib
 import pickle
 import platform
@@ -18,22 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 
 import rsa
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from blockchain_server import (  # noqa: E402
-    Block,
-    BlockChain,
-    RequestBytes,
-    RequestReader,
-    Transaction,
-)
-
-ROUNDS = 9
-
+from blockchain_server import Block, BlockChain, RequestBytes, RequestReader, Transaction  # noqa
 
 # The tutorial's way
 
@@ -59,86 +49,71 @@ def tutorial_balance(ledger, account):
     return balance
 
 
-def tutorial_payment(ledger, transaction, signature):
-    pem = f"-----BEGIN RSA PUBLIC KEY-----\n{transaction.sender}\n-----END RSA PUBLIC KEY-----\n"
-    key = rsa.PublicKey.load_pkcs1(pem.encode("utf-8"))
-    if tutorial_balance(ledger, transaction.sender) >= transaction.amounts + transaction.fee:
-        rsa.verify(ledger.transaction_to_string(transaction).encode("utf-8"), signature, key)
-
-
-def tutorial_packing(transactions):
-    transactions.sort(key=lambda transaction: transaction.fee, reverse=True)
-    return transactions[:32], transactions[32:]
-
-
 def tutorial_handler(ledger, connection):
     print("Connected", flush=True)
     while message := connection.recv(1024):
         print(f"[*] Received: {message}", flush=True)
-        request = pickle.loads(message)
+        address = pickle.loads(message)["address"]
         print("Start to get the balance for client...", flush=True)
-        address = request["address"]
         response = {"address": address, "balance": ledger.get_balance(address)}
-        print(f"Response: {response}", flush=True)
         connection.sendall(str(response).encode("utf8"))
 
 
 # Measuring
 
 
-def medians(*actions, rounds=ROUNDS):
-    """Return the median seconds of each action, done in turns."""
-    seconds = []
-    for _ in range(rounds):
-        seconds.append([])
-        for action in actions:
+def row(what, *actions, times, rounds=9):
+    """Do the actions in turns, and print a row: this, the floor, and the tutorial's way.
+
+    An action is called with the number of the round, and does its thing so many `times`.
+    """
+    seconds = [[] for _ in actions]
+    for number in range(rounds):
+        for action, column in zip(actions, seconds):
             start = time.perf_counter()
-            action()
-            seconds[-1].append(time.perf_counter() - start)
-    return [statistics.median(column) for column in zip(*seconds)]
+            action(number)
+            column.append(time.perf_counter() - start)
+    show(what, *(statistics.median(column) / n for column, n in zip(seconds, times)))
 
 
-def medians_of_batches(batches, *actions):
-    """Return the median seconds of each action, done in turns, on a new batch each round."""
-    seconds = [
-        medians(*(functools.partial(action, batch) for action in actions), rounds=1)
-        for batch in batches
-    ]
-    return [statistics.median(column) for column in zip(*seconds)]
-
-
-def show(what, seconds, times):
-    """Print a row of the table: seconds for so many times of this, the floor, the tutorial."""
-    this, floor, *tutorial = [total / count * 1e6 for total, count in zip(seconds, times)]
+def show(what, this, floor, tutorial=None):
+    """Print a row of the table, in microseconds."""
 
     def short(number):
         return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
-    cells = [what, f"{short(this)} µs", f"{short(floor)} µs", f"{this / floor:.2f}"]
-    cells += [f"{short(tutorial[0])} µs", short(tutorial[0] / this)] if tutorial else ["", ""]
+    cells = [what, f"{short(this * 1e6)} µs", f"{short(floor * 1e6)} µs", f"{this / floor:.2f}"]
+    cells += [f"{short(tutorial * 1e6)} µs", short(tutorial / this)] if tutorial else ["", ""]
     print(f"| {' | '.join(cells)} |", flush=True)
-
-
-def quietly(action, *arguments):
-    with contextlib.redirect_stdout(io.StringIO()):
-        return action(*arguments)
 
 
 def ledger_of(blocks, miner):
     """Return a ledger of so many blocks whose miner has coins for everything here."""
     ledger = BlockChain()
     ledger.miner_rewards = 10**6
-    quietly(ledger.create_genesis_block)
-    for _ in range(blocks):
-        quietly(ledger.mine_block, miner)
+    with contextlib.redirect_stdout(io.StringIO()):
+        ledger.create_genesis_block()
+        for _ in range(blocks):
+            ledger.mine_block(miner)
     return ledger
 
 
-def signed_payments(address, private, numbers):
-    for number in numbers:
-        transaction = Transaction(address, "bob", 1, number % 7, f"payment {number}")
-        text = BlockChain.transaction_to_string(transaction).encode("utf-8")
-        yield transaction, rsa.sign(text, private, "SHA-1"), text
+class Payer:
+    """Signs payments that no ledger has seen."""
+
+    def __init__(self):
+        self.public, self.private = rsa.newkeys(512)
+        self.address = BlockChain.get_address_from_public(self.public.save_pkcs1())
+        self.numbers = itertools.count()
+
+    def payments(self, count):
+        """Return so many transactions with their signatures and the texts that were signed."""
+        payments = []
+        for number in itertools.islice(self.numbers, count):
+            transaction = Transaction(self.address, "bob", 1, number % 7, f"payment {number}")
+            text = BlockChain.transaction_to_string(transaction).encode("utf-8")
+            payments.append((transaction, rsa.sign(text, self.private, "SHA-1"), text))
+        return payments
 
 
 def measure_hashing(what, transactions):
@@ -148,117 +123,20 @@ def measure_hashing(what, transactions):
         block.timestamp += 1  # until there is one to measure: the nonce tells the work
     state = hashlib.sha1(b"x" * 640)
 
-    def floor():
+    def floor(_):
         for _ in range(tries):
             attempt = state.copy()
             attempt.update(b"123456")
             attempt.digest()
 
-    few = 500
-    seconds = medians(
-        lambda: ledger.find_nonce(block),
+    row(
+        what,
+        lambda _: ledger.find_nonce(block),
         floor,
-        lambda: tutorial_mining(ledger, block, few),
+        lambda _: tutorial_mining(ledger, block, 500),
+        times=(tries, tries, 500),
         rounds=61,
     )
-    show(what, seconds, (tries, tries, few))
-
-
-def measure_ledger(address, public, private):
-    short, long = ledger_of(20, address), ledger_of(20_000, address)
-
-    def ask(ledger):
-        for _ in range(1000):
-            ledger.get_balance(address)
-
-    seconds = medians(
-        lambda: ask(long), lambda: ask(short), lambda: tutorial_balance(long, address)
-    )
-    show("a balance on 20,000 blocks; floor: on 20", seconds, (1000, 1000, 1))
-
-    def batches(first):
-        """Yield payments that no ledger has seen, 200 for each round."""
-        for start in range(first, first + 200 * ROUNDS, 200):
-            yield list(signed_payments(address, private, range(start, start + 200)))
-
-    def pay(ledger, batch):
-        for transaction, signature, _ in batch:
-            ledger.add_transaction(transaction, signature)
-
-    def verify(batch):
-        for _, signature, text in batch:
-            rsa.verify(text, signature, public)
-
-    def pay_as_the_tutorial(batch):
-        for transaction, signature, _ in batch[:2]:
-            tutorial_payment(long, transaction, signature)
-
-    def pay_with_none_waiting(batch):
-        short.pending_transactions.clear()
-        pay(short, batch)
-
-    pay_on_long = functools.partial(pay, long)
-    seconds = medians_of_batches(batches(5_000), pay_on_long, verify, pay_as_the_tutorial)
-    show("a payment on 20,000 blocks; floor: rsa.verify alone", seconds, (200, 200, 2))
-
-    pay(long, signed_payments(address, private, range(5_000)))
-    seconds = medians_of_batches(batches(10_000), pay_on_long, pay_with_none_waiting)
-    show("a payment with 5,000 waiting; floor: with none", seconds, (200, 200))
-    measure_blocks(address, short, long)
-
-
-def measure_blocks(address, short, long):
-    """Pack and append on a short and a long chain, with what waits on the long one."""
-    waiting = list(long.pending_transactions)
-
-    def pack(ledger, transactions):
-        ledger.pending_transactions = list(transactions)
-        ledger.add_transaction_to_block(Block("", 1, "", 10))
-
-    seconds = medians(
-        lambda: pack(long, waiting),
-        lambda: sorted(waiting, key=lambda transaction: transaction.fee),
-        lambda: tutorial_packing(list(waiting)),
-    )
-    show("packing 32 of 5,000 waiting; floor: sorting them", seconds, (1, 1, 1))
-
-    full = Block("", 1, address, 10, transactions=waiting[::150][:32])
-
-    def append(ledger, transactions):
-        ledger.pending_transactions = transactions
-        ledger.append_block(full)
-
-    seconds = medians(lambda: append(long, []), lambda: append(short, []), rounds=61)
-    show("appending a full block on 20,000; floor: on 20", seconds, (1, 1))
-    append_with_5_000, append_with_none = medians(
-        lambda: append(long, waiting), lambda: append(long, []), rounds=61
-    )
-    removal = append_with_5_000 - append_with_none
-    (sorting,) = medians(lambda: sorted(waiting, key=lambda transaction: transaction.fee))
-    show("removing 32 of 5,000 waiting; floor: sorting them", (removal, sorting), (1, 1))
-
-
-def measure_reading(address, private):
-    """Read the request of a payment, as it comes from a client."""
-    transaction, signature, _ = next(signed_payments(address, private, [1]))
-    request = {"request": "transaction", "data": transaction, "signature": signature}
-    transaction.__class__.__module__ = "__main__"
-    sys.modules["__main__"].Transaction = Transaction
-    data = pickle.dumps(request)
-
-    def read():
-        fields = RequestReader(RequestBytes(io.BytesIO(data))).load()["data"]
-        return Transaction(**fields)
-
-    def often(action):
-        return lambda: [action() for _ in range(200)]
-
-    seconds = medians(
-        often(read),
-        often(lambda: pickle._Unpickler(io.BytesIO(data)).load()),
-        often(lambda: pickle.loads(data)),
-    )
-    show("reading a payment's request; floor: pickle._Unpickler", seconds, (200, 200, 200))
 
 
 def measure_answers():
@@ -267,7 +145,7 @@ def measure_answers():
     for _ in range(5):
         for kind, questions, taken in zip(("mining", "idle", "tutorial"), (100, 100, 50), seconds):
             taken += answer_times(kind, questions)
-    show("an answer while mining; floor: not mining", map(statistics.median, seconds), (1, 1, 1))
+    show("an answer while mining; floor: not mining", *map(statistics.median, seconds))
 
 
 def answer_times(kind, questions):
@@ -302,36 +180,79 @@ def be_a_node(kind):
     ledger.mine_block("miner")
 
 
-def measure_memory(address, private):
-    ledger = ledger_of(1, address)
-    payments = [pickle.dumps(p[:2]) for p in signed_payments(address, private, range(500))]
+def measure_reading(payer):
+    """Read the request of a payment, as it comes from a client."""
+    ((transaction, signature, _),) = payer.payments(1)
+    Transaction.__module__ = "__main__"
+    sys.modules["__main__"].Transaction = Transaction
+    data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
 
-    def taken_by(action, times):
-        before = tracemalloc.get_traced_memory()[0]
-        quietly(action)
-        return round((tracemalloc.get_traced_memory()[0] - before) / times)
+    def read():
+        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data))).load()["data"])
 
-    tracemalloc.start()
-    payment = taken_by(lambda: [ledger.add_transaction(*pickle.loads(p)) for p in payments], 500)
-    ledger.pending_transactions.clear()
-    block = taken_by(lambda: [ledger.mine_block(address) for _ in range(1000)], 1000)
-    tracemalloc.stop()
-    print(f"\nMemory: {block:,} bytes an empty block, {payment:,} bytes a waiting payment.")
+    row(
+        "reading a payment's request; floor: pickle._Unpickler",
+        lambda _: [read() for _ in range(200)],
+        lambda _: [pickle._Unpickler(io.BytesIO(data)).load() for _ in range(200)],
+        lambda _: [pickle.loads(data) for _ in range(200)],
+        times=(200, 200, 200),
+    )
+
+
+def measure_ledger(payer):
+    short, long = ledger_of(20, payer.address), ledger_of(20_000, payer.address)
+    row(
+        "a balance on 20,000 blocks; floor: on 20",
+        lambda _: [long.get_balance(payer.address) for _ in range(1000)],
+        lambda _: [short.get_balance(payer.address) for _ in range(1000)],
+        lambda _: tutorial_balance(long, payer.address),
+        times=(1000, 1000, 1),
+    )
+    batches = [payer.payments(200) for _ in range(9)]
+    row(
+        "a payment on 20,000 blocks; floor: rsa.verify alone",
+        lambda n: [long.add_transaction(*payment[:2]) for payment in batches[n]],
+        lambda n: [rsa.verify(text, signature, payer.public) for _, signature, text in batches[n]],
+        times=(200, 200),
+    )
+    for payment in payer.payments(5000 - len(long.pending_transactions)):
+        long.add_transaction(*payment[:2])
+    waiting = list(long.pending_transactions)
+    measure_blocks(payer, short, long, waiting)
+
+
+def measure_blocks(payer, short, long, waiting):
+    """Pack and append on a short and a long chain, with 5,000 payments that wait."""
+
+    def sort(_):
+        sorted(waiting, key=lambda transaction: transaction.fee)
+
+    def append(ledger, transactions):
+        ledger.pending_transactions = transactions
+        ledger.append_block(full)
+
+    long.pending_transactions = list(waiting)
+    empty = Block("", 1, "", 10)
+    full = Block("", 1, payer.address, 10, transactions=waiting[::150][:32])
+    what = "packing 32 of 5,000 waiting; floor: sorting them"
+    row(what, lambda _: long.add_transaction_to_block(empty), sort, times=(1, 1))
+    what = "appending a full block on 20,000; floor: on 20"
+    row(what, lambda _: append(long, []), lambda _: append(short, []), times=(1, 1), rounds=61)
+    what = "appending it with 5,000 waiting; floor: sorting them"
+    row(what, lambda _: append(long, list(waiting)), sort, times=(1, 1))
 
 
 def main():
-    public, private = rsa.newkeys(512)
-    address = BlockChain.get_address_from_public(public.save_pkcs1())
+    payer = Payer()
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}\n")
     print("| what | this | floor | this / floor | the tutorial's way | tutorial / this |")
     print("| --- | --: | --: | --: | --: | --: |")
     measure_hashing("a hash, empty block; floor: copy, update, digest", [])
-    payments = [transaction for transaction, *_ in signed_payments(address, private, range(32))]
-    measure_hashing("a hash, 32 transactions; floor: the same", payments)
+    transactions = [transaction for transaction, *_ in payer.payments(32)]
+    measure_hashing("a hash, 32 transactions; floor: the same", transactions)
     measure_answers()
-    measure_reading(address, private)
-    measure_ledger(address, public, private)
-    measure_memory(address, private)
+    measure_reading(payer)
+    measure_ledger(payer)
 
 
 if __name__ == "__main__":

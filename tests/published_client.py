@@ -12,21 +12,19 @@ import rsa
 
 
 class Transaction:
-    def __init__(self, sender, receiver, amounts, fee, message):
-        self.sender = sender
-        self.receiver = receiver
-        self.amounts = amounts
-        self.fee = fee
-        self.message = message
+    def __init__(self, **fields):
+        vars(self).update(fields)
 
 
 port, protocol, address, private = sys.argv[1:]
 pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
-text = str({"sender": address, "receiver": "bob", "amounts": 2, "fee": 1, "message": protocol})
+fields = {"sender": address, "receiver": "bob", "amounts": 2, "fee": 1, "message": protocol}
 payment = {
     "request": "transaction",
-    "data": Transaction(address, "bob", 2, 1, protocol),
-    "signature": rsa.sign(text.encode("utf-8"), rsa.PrivateKey.load_pkcs1(pem.encode()), "SHA-1"),
+    "data": Transaction(**fields),
+    "signature": rsa.sign(
+        str(fields).encode("utf-8"), rsa.PrivateKey.load_pkcs1(pem.encode()), "SHA-1"
+    ),
 }
 with socket.create_connection(("127.0.0.1", int(port)), 30) as node:
     for request in {"request": "get_balance", "address": address}, payment, {"request": "hello"}:

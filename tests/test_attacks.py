@@ -1,7 +1,8 @@
 """Day 06, from the other side: what strangers send to own, crash, stall, fill or confuse a node."""
 
+import ast
+import contextlib
 import io
-import itertools
 import os
 import pickle
 import pickletools
@@ -13,10 +14,9 @@ import time
 import tracemalloc
 
 import pytest
-from conftest import Account, quiet
+from conftest import quiet
 from processes import wait_until_handlers_end
 
-import blockchain_client
 import blockchain_server
 from blockchain_server import BlockChain, Refused, RequestBytes, RequestReader, Transaction
 
@@ -85,17 +85,10 @@ def test_a_pickle_that_fetches_something_gets_nothing():
             read(attack)
 
 
-def read_what_can_be_read(attack):
-    try:
-        return read(attack)
-    except Refused:
-        return None
-
-
 def test_a_pickle_never_holds_a_class_that_it_could_change():
-    """What it gets for Transaction is a dict, whatever it does to it."""
+    """What it gets in place of Transaction is a bare object, and then the dict of its fields."""
     the_class = b"c__main__\nTransaction\n"
-    classes = [Transaction, Refused, BlockChain, dict]
+    classes = [Transaction, Refused, BlockChain, object]
     before = [dict(vars(each)) for each in classes]
     for name in ("__new__", "__init__", "__setstate__", "__getattribute__", "sender", "update"):
         slots = b"}" + text(name) + b"Ns"
@@ -107,9 +100,9 @@ def test_a_pickle_never_holds_a_class_that_it_could_change():
             # An instance whose own __setstate__ is the class: the next BUILD would call it.
             the_class + b")\x81}" + text("__setstate__") + the_class + b"sbNb.",
         ):
-            assert type(read_what_can_be_read(attack)) in (type(None), dict, type)
+            with contextlib.suppress(Refused):
+                assert type(read(attack)) in (dict, tuple)
     assert [dict(vars(each)) for each in classes] == before
-    assert read(the_class + b".") is dict
     payment = read(the_class + b")\x81}" + text("sender") + text("alice") + b"sb.")
     assert type(payment) is dict and payment == {"sender": "alice"}
 
@@ -134,53 +127,28 @@ def test_a_frame_that_lies_deceives_nobody():
 # Honest requests, whoever wrote them
 
 
-class Fast:
-    """A pickler that does without a memo."""
-
-    def __init__(self, pickler):
-        self.pickler = pickler
-
-    def __call__(self, file, protocol):
-        pickler = self.pickler(file, protocol)
-        pickler.fast = True
-        return pickler
-
-
 def plain(value):
     """Return a request with the fields of its Transaction in place of it."""
     return {k: vars(v) if hasattr(v, "sender") else v for k, v in value.items()}
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
-@pytest.mark.parametrize(
-    "pickler", [pickle.Pickler, pickle._Pickler, Fast(pickle.Pickler), Fast(pickle._Pickler)]
-)
-def test_an_honest_request_is_read_as_pickle_reads_it(alice, pickler, protocol):
+@pytest.mark.parametrize("dumps", [pickle.dumps, pickle._dumps])
+def test_an_honest_request_is_read_as_pickle_reads_it(alice, dumps, protocol):
     values = [0, 1, -1, 255, 256, 65_535, 65_536, -(2**31), 2**31, 10**30, 10**1000]
     values += ["", "a", "a" * 255, "a" * 256, "謝謝 🙂", "\udc80", b"", b"a" * 256, {}, {"a": {}}]
     requests = [{"request": value} for value in values]
     requests += [{"request": "get_balance", "address": text, text: text} for text in ("a", "謝")]
     for comment in ("", "Thank you", "謝謝 🙂", "a" * 9000, alice.address):
-        payment = alice.request(alice.address, 50, 1, comment)
-        fields = vars(payment["data"])
-        requests.append(payment)
-        for names in itertools.islice(itertools.permutations(fields), 0, 120, 7):
-            shuffled = transaction_with(**{name: fields[name] for name in names})
-            requests.append({**payment, "data": shuffled})
+        requests.append(alice.request(alice.address, 50, 1, comment))
     for request in requests:
-        file = io.BytesIO()
-        pickler(file, protocol).dump(request)
-        assert read(file.getvalue()) == plain(pickle.loads(file.getvalue())) == plain(request)
-
-
-def test_the_memo_is_filled_in_the_order_that_the_program_says():
-    program = b"}q\x05\x8c\x07requestq\x03h\x03s."
-    assert read(program) == pickle.loads(program) == {"request": "request"}
+        data = dumps(request, protocol)
+        assert read(data) == plain(pickle.loads(data)) == plain(request)
 
 
 NONSENSE = [
     b"", b"\xff", b"hello\n", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\x80\x04\xff", b"\x80\x09.",
-    b"}s.", b"u.", b"}(u", b"}(K\x01u.", b"(.", b".", b"\x94.", b"h\x00.", b"b.", b"K\x01b.",
+    b"}s.", b"u.", b"}(u", b"}(K\x01u.", b"(.", b".", b"\x94.", b"h\x00.", b"b.",
     b"c__main__\nTransaction\nK\x01\x81.", b")\x81.", b"}}K\x01s.", b"\x8c\x01a\x8c\x01aK\x01s.",
     b"N.", b"\x88.", b"G\x7f\xf8\0\0\0\0\0\0.", b"].", b"\x8f.", b"I1\n.", b"\x8c\x01\xff.",
 ]  # fmt: skip
@@ -203,22 +171,23 @@ def same_hash(number):
 
 HUNGRY = {
     "a large memo index": b"\x80\x02K\x01r\xff\xff\xff\x0f.",
-    "a large memo index, as text": b"K\x01p268435455\n.",
     "a text of an exabyte": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x0f.",
     "a text of four gigabytes": b"\x80\x02X\xff\xff\xff\xff.",
     "a text beyond the limit": b"\x80\x02X" + struct.pack("<I", LIMIT) + b"a" * LIMIT + b".",
-    "bytes of an exabyte": b"\x80\x04\x8e" + b"\xff" * 7 + b"\x0f.",
-    "a bytearray of an exabyte": b"\x80\x05\x96" + b"\xff" * 7 + b"\x0f.",
     "a frame of an exabyte": b"\x80\x04\x95" + b"\xff" * 7 + b"\x0f.",
     "a number of two gigabytes": b"\x80\x02\x8b\xff\xff\xff\x7f.",
     "a number of a negative length": b"\x80\x02\x8b\xff\xff\xff\xff.",
-    "a number of 200,000 digits, as text": b"L" + b"9" * 200_000 + b"L\n.",
     "a line without an end": b"c" + b"a" * 10**7,
     "lists in each other": b"]" * 500_000,
     "marks": b"(" * 500_000,
     "dicts in each other": b"}K\x00" * 10_000,
     "dicts": b"}" * 500_000,
     "keys with one hash": b"}q\0(" + same_hash(2000),
+    # A dict of 1,000 keys as the fields of 2,500 objects: nobody may copy it.
+    "copies": b"}q\0("
+    + b"".join(b"M%sh\0" % struct.pack("<H", n) for n in range(1000))
+    + b"u"
+    + b"}h\0b" * 2500,
 }
 
 
@@ -246,13 +215,6 @@ def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):
 # Requests of the wrong shape
 
 
-def transaction_with(**fields):
-    """Return what pickles as a Transaction with any fields."""
-    transaction = blockchain_client.Transaction.__new__(blockchain_client.Transaction)
-    vars(transaction).update(fields)
-    return transaction
-
-
 FIVE = dict(sender="a", receiver="b", amounts=1, fee=0, message="")
 FOUR = {name: value for name, value in FIVE.items() if name != "message"}
 ANYTHING = [None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, dict]
@@ -272,12 +234,10 @@ SHAPELESS = [
 
 
 def test_a_request_of_the_wrong_shape_gets_a_sentence(ledger):
+    """One that nobody knows is an unknown command."""
     for shapeless in SHAPELESS:
         with pytest.raises(Refused, match=r"\.$"):
             ledger.respond(shapeless)
-
-
-def test_a_request_that_nobody_knows_is_an_unknown_command(ledger):
     for request in ["hello", "generate_address", "", None, 5, b"get_balance", 10**400, {}]:
         assert ledger.respond({"request": request}) == {"message": "Unknown command."}
 
@@ -362,22 +322,14 @@ def test_a_client_that_leaves_leaves_nothing_behind(server, data, reset, capsys)
     assert len(capsys.readouterr().out.splitlines()) <= 6
 
 
-def test_300_clients_that_send_half_a_request_and_wait_disturb_nobody(node):
-    crowd = [node.connect() for _ in range(300)]
-    for connection in crowd:
-        connection.send(b"\x80\x04")
-    assert node.connect().ask(BALANCE) == BALANCE_ANSWER
-
-
 def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
     forged = "\r\n[*] Hash found: forged \x1b[2J"
     server.connect().ask({"request": "get_balance", "address": forged * 100})
     server.connect().ask(forged.encode() * 1000)
     said = capsys.readouterr().out
-    assert re.search(r"\n\[\*\] Received: b'.{100,400}'\n", said)
-    assert re.search(r"\nb'.{100,400}' cannot be parsed: A request holds .*\n", said)
+    excerpts = re.findall(r"^(?:\[\*\] Received: )?(b'.*')(?: cannot be parsed: .*)?$", said, re.M)
+    assert [len(ast.literal_eval(excerpt)) for excerpt in excerpts] == [100, 100, 100]
     assert "\n[*] Hash found" not in said and "\x1b" not in said
-    assert max(map(len, said.splitlines())) < 500
 
 
 # A real node, and everything at once
@@ -398,12 +350,10 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
     attacks = [pickle.dumps(Caller(tmp_path / "owned")), *FETCHING, *NONSENSE[1:], *HUNGRY.values()]
     for number, attack in enumerate(attacks):
         connection = node.connect()
-        try:
+        with contextlib.suppress(ConnectionError):  # the node took no more of it
             connection.send(attack)
             connection.socket.shutdown(socket.SHUT_WR)
             assert refused(connection.receive())
-        except ConnectionError:
-            pass  # the node took no more of it
         if number % 10 == 0:
             honest = node.miner.request("bob", 1, 0, f"payment {number}")
             assert node.connect().ask(honest)["result"] is True
@@ -418,69 +368,38 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
     assert "Traceback" not in node.output
 
 
-def mutated_requests(chance):
-    """Yield honest requests and attacks with some of their bytes changed, for ever."""
-    requests = (BALANCE, Account().request(), Account().request("bob", 10**6))
-    seeds = [pickle.dumps(request, p) for request in requests for p in range(6)] + FETCHING
-    everything = b"".join(seeds)
+def instructions(program):
+    places = [place for _, _, place in pickletools.genops(program)] + [len(program)]
+    return [program[start:end] for start, end in zip(places, places[1:])]
+
+
+def random_programs(account, chance):
+    """Yield requests and attacks with some instructions of others, and random bytes, for ever."""
+    requests = (BALANCE, account.request(), account.request("bob", 10**6))
+    programs = [pickle.dumps(request, protocol) for request in requests for protocol in range(6)]
+    programs = [instructions(program) for program in [*programs, *FETCHING[:-2]]]
+    everything = sum(programs, [])
     while True:
-        data = bytearray(chance.choice(seeds))
-        for _ in range(chance.choice([1, 1, 2, 5, 20])):
-            start = chance.randrange(len(data) + 1)
-            end = min(len(data), start + chance.choice([0, 1, 1, 2, 10]))
-            source = chance.randrange(len(everything))
-            part = everything[source : source + chance.choice([0, 1, 1, 2, 10])]
-            data[start:end] = chance.choice([part, chance.randbytes(len(part))])
-        yield bytes(data)
+        program = list(chance.choice(programs))
+        for _ in range(chance.choice([0, 1, 1, 2, 5, 20])):
+            start = chance.randrange(len(program) + 1)
+            new = chance.choice([chance.choice(everything), chance.randbytes(1)])
+            program[start : start + chance.randrange(3)] = [new]
+        yield b"".join(program)
 
 
-def random_argument(opcode, chance):
-    """Return the bytes of an argument that this instruction of pickle can have."""
-    words = [b"request", b"get_balance", b"address", b"__main__", b"Transaction", b"data", b"os"]
-    word = chance.choice(words)
-    name = opcode.arg.name if opcode.arg else "none"
-    if name == "none":
-        return b""
-    if name == "stringnl_noescape_pair":
-        return chance.choice([b"__main__\nTransaction\n", b"os\nsystem\n", b"__main__\nBlock\n"])
-    if name.endswith(("nl_short", "nl_long", "floatnl")):
-        return b"%d\n" % chance.randrange(300)
-    if "stringnl" in name:
-        return b"'" + word + b"'\n"
-    size = int(name[-1]) if name[-1].isdecimal() else 4
-    if name.startswith(("string", "unicodestring", "bytes", "bytearray", "long")):
-        return len(word).to_bytes(size, "little") + word
-    if opcode.name == "FRAME":  # frames that lie
-        return struct.pack("<Q", chance.randrange(40))
-    return chance.choice([chance.randbytes(size), chance.randrange(4).to_bytes(size, "little")])
-
-
-def random_programs(chance):
-    """Yield programs of valid instructions of pickle, in any order, for ever."""
-    known = [o for o in pickletools.opcodes if ord(o.code) in RequestReader.dispatch]
-    while True:
-        program = b"\x80\x04"
-        for _ in range(chance.choice([3, 10, 30, 100])):
-            opcode = chance.choice(known if chance.random() < 0.9 else pickletools.opcodes)
-            program += opcode.code.encode("latin-1") + random_argument(opcode, chance)
-        yield program + b"."
-
-
-@pytest.mark.parametrize("source", [mutated_requests, random_programs])
-def test_random_requests_get_answers(server, source):
+def test_random_requests_get_answers(server, rich_alice):
     """Fuzz: FUZZ_SECONDS=600 makes it go on for ten minutes, FUZZ_SEED=7 starts it elsewhere."""
     chance = random.Random(int(os.environ.get("FUZZ_SEED", "6")))
     deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "0"))
     kinds = {"message"}, {"address", "balance"}, {"result", "result_message"}
     with quiet():
-        for number, data in enumerate(source(chance)):
-            if number >= 10_000 and time.monotonic() >= deadline:
+        for number, data in enumerate(random_programs(rich_alice, chance)):
+            if number >= 20_000 and time.monotonic() >= deadline:
                 break
             if number % 50:
-                try:
+                with contextlib.suppress(Refused):
                     assert server.respond(read(data)).keys() in kinds
-                except Refused:
-                    pass
             else:
                 connection = server.connect()
                 connection.send(data)

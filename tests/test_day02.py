@@ -38,13 +38,9 @@ def test_a_block_begins_empty_and_now():
 
 def test_a_chain_begins_with_the_numbers_of_the_series():
     chain = BlockChain()
-    assert chain.adjust_difficulty_blocks == 10
-    assert chain.difficulty == 1
-    assert chain.block_time == 30
-    assert chain.miner_rewards == 10
-    assert chain.block_limitation == 32
-    assert chain.chain == []
-    assert chain.pending_transactions == []
+    assert (chain.adjust_difficulty_blocks, chain.difficulty, chain.block_time) == (10, 1, 30)
+    assert (chain.miner_rewards, chain.block_limitation) == (10, 32)
+    assert (chain.chain, chain.pending_transactions) == ([], [])
     assert chain.socket_host == "127.0.0.1"
 
 

@@ -70,7 +70,11 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 class Five(int):
-    """Behaves like an int, and is not one."""
+    """Behaves like an int, and is not one; it could take itself for another."""
+
+
+class Text(str):
+    """As well, like a text."""
 
 
 @pytest.mark.parametrize(
@@ -88,9 +92,13 @@ class Five(int):
         ),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        ("receiver", ["", None, 5, b"x", ["x"]], "Receiver must be a text, and not an empty one!"),
-        ("message", [None, 5, b"hi", ["hi"]], "Message must be a text!"),
-        ("sender", [None, 5, b"alice", ["alice"]], "Sender must be a text!"),
+        (
+            "receiver",
+            ["", None, 5, b"x", Text("x")],
+            "Receiver must be a text, and not an empty one!",
+        ),
+        ("message", [None, 5, b"hi", Text("hi")], "Message must be a text!"),
+        ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a text!"),
     ],
 )
 def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, values, answer):
@@ -109,11 +117,15 @@ def address_of(n, e=65537):
 
 
 def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
+    """It is a public key of 512 to 4096 bits."""
+    for n in (2**511, 2**512 - 1, 2**4096 - 1):
+        assert ledger.get_public_from_address(address_of(n, 3)) == rsa.PublicKey(n, 3)
+    assert ledger.get_public_from_address.cache_info().maxsize == 1024  # not all for ever
     address = rich_alice.address
     n = public_key(address).n
     no_keys = ["", "alice", "A" * 96, "\udc80", "=" * 50, "\0"]
     bad_keys = [
-        address_of(2**510 + 1), address_of(2**4096 + 1), address_of(2**60_000 + 1), address_of(-n),
+        address_of(2**511 - 1), address_of(2**4096), address_of(2**60_000 + 1), address_of(-n),
         address_of(n, 1), address_of(n, 2), address_of(n, -3), address_of(n, 2**32),
         address_of(n, n), address_of(0),
     ]  # fmt: skip
@@ -132,27 +144,6 @@ def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
     assert no_coin_moves(ledger)
 
 
-class Alias(str):
-    """A text that takes itself for another one."""
-
-    def __new__(cls, text, other):
-        alias = super().__new__(cls, text)
-        alias.other = other
-        return alias
-
-    def __hash__(self):
-        return hash(self.other)
-
-    def __eq__(self, other):
-        return other == self.other
-
-
-def test_a_sender_that_takes_itself_for_another_is_refused(ledger, rich_alice):
-    mallory = Account()
-    mallory.address = Alias(mallory.address, rich_alice.address)
-    assert ledger.add_transaction(*mallory.payment("mallory", 100))[0] is False
-
-
 class Lookalike(Transaction):
     """A payment that is never equal to another one."""
 
@@ -169,12 +160,6 @@ def test_a_payment_of_another_class_is_refused(ledger, rich_alice, other):
     answer = ledger.add_transaction(again, signature)
     assert answer == (False, "A payment must be a Transaction of blockchain_server.py!")
     assert ledger.add_transaction(None, signature) == answer
-
-
-@pytest.mark.parametrize("bits", [512, 4096])
-def test_keys_of_512_to_4096_bits_are_addresses(ledger, bits):
-    address = address_of(2**bits - 1)
-    assert ledger.get_public_from_address(address).n == 2**bits - 1
 
 
 def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
@@ -215,9 +200,14 @@ def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
 # Coins are spent once
 
 
-def test_what_waits_is_spent(ledger, rich_alice):
-    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
-    assert ledger.add_transaction(*rich_alice.payment("carol", 1)) == NOT_ENOUGH
+def test_what_waits_or_was_mined_is_spent_and_what_is_left_over_is_not(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.payment("bob", 59, fee=1)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.payment("carol", 40)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.payment("dave", 1)) == NOT_ENOUGH
+    mine(ledger)
+    assert ledger.add_transaction(*rich_alice.payment("dave", 1)) == NOT_ENOUGH
+    assert ledger.get_balance("carol") == 40
+    assert not any(ledger.outgoing.values())
 
 
 def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
@@ -235,20 +225,6 @@ def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
     assert answers == [NOT_ENOUGH]
 
 
-def test_what_was_mined_is_spent(ledger, rich_alice):
-    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
-    mine(ledger)
-    assert ledger.add_transaction(*rich_alice.payment("carol", 1)) == NOT_ENOUGH
-    assert not any(ledger.outgoing.values())
-
-
-def test_what_is_left_over_can_be_spent(ledger, rich_alice):
-    assert ledger.add_transaction(*rich_alice.payment("bob", 59, fee=1)) == ACCEPTED
-    assert ledger.add_transaction(*rich_alice.payment("carol", 40)) == ACCEPTED
-    mine(ledger)
-    assert ledger.get_balance("carol") == 40
-
-
 def test_coins_that_only_wait_cannot_be_spent_by_their_receiver(ledger, rich_alice):
     bob = Account()
     ledger.add_transaction(*rich_alice.payment(bob.address, 50))
@@ -257,15 +233,13 @@ def test_coins_that_only_wait_cannot_be_spent_by_their_receiver(ledger, rich_ali
     assert ledger.add_transaction(*bob.payment("carol", 1)) == ACCEPTED
 
 
-@pytest.mark.parametrize("amounts", [1, 100])
-def test_a_signed_payment_counts_once_for_ever(ledger, rich_alice, amounts):
-    payment = rich_alice.payment("bob", amounts)
+def test_a_signed_payment_counts_once_for_ever(ledger, rich_alice):
+    payment = rich_alice.payment("bob", 100)
     assert ledger.add_transaction(*payment) == ACCEPTED
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
     mine(ledger, rich_alice.address, 12)
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
-    again = rich_alice.payment("bob", amounts, message="again")
-    assert ledger.add_transaction(*again) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.payment("bob", 100, message="again")) == ACCEPTED
 
 
 def test_a_refused_payment_may_come_again(ledger, rich_alice):
@@ -273,10 +247,6 @@ def test_a_refused_payment_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == NOT_ENOUGH
     mine(ledger, rich_alice.address)
     assert ledger.add_transaction(*payment) == ACCEPTED
-
-
-def test_the_node_remembers_a_bounded_number_of_keys(ledger):
-    assert ledger.get_public_from_address.cache_info().maxsize == 1024
 
 
 # Whatever the threads do
@@ -293,7 +263,7 @@ def restless_threads():
         if frame.f_code.co_name not in functions:
             return None
         frame.f_trace_opcodes = True  # also in the middle of a line
-        if chance.random() < 0.01:
+        if chance.random() < 0.05:
             time.sleep(1e-6)  # lets go of the interpreter, so that another thread takes it
         return trace
 
@@ -318,7 +288,7 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
     with quiet():
         for watcher in watchers:
             watcher.start()
-        for number in range(100):
+        for number in range(300):
             ledger.add_transaction(*rich_alice.payment(rich_alice.address, 100, 0, f"{number}"))
             ledger.mine_block("miner")
         done.set()

@@ -6,11 +6,11 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from conftest import Account
@@ -30,6 +30,7 @@ import blockchain_server
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
+GOODBYE = "\nGoodbye! The chain ends with its node.\n"
 
 
 # What the node says
@@ -75,13 +76,16 @@ FAST_CLOCK = "clock = script.time.perf_counter\nscript.time.perf_counter = lambd
 
 @posix
 def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(run):
-    """Block 2 is never found."""
+    """Block 2 is never found. Ctrl-C ends the node."""
     node = start_node(run, Account, terminal=True, before=SLOW)
-    for _ in range(2):
-        node.wait_for(r"\rBlock 2 @ difficulty 12: \d+s \(average [\d,]+s, [\d,]+ hashes/s\) *\r")
+    for at_least in (1, 2):
+        progress = r"\rBlock 2 @ difficulty 12: (\d+)s \(average [\d,]+s, [\d,]{6,} hashes/s\) *\r"
+        assert int(node.wait_for(progress)[1]) >= at_least
     assert node.connect().ask(BALANCE) == BALANCE_ANSWER
     node.wait_for(r"Start to get the balance for client\.\.\. *\n")
-    for row in node.output.split("\n")[:-1]:
+    node.press("C")
+    assert node.status() == 0
+    for row in node.output[: node.output.index(GOODBYE)].split("\n")[:-1]:
         *written_over, shown = row.split("\r")
         assert all(len(line) <= len(shown) for line in written_over)
 
@@ -138,6 +142,8 @@ def test_the_client_works_with_the_published_node(run, alice):
 
 
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
+    """Which does not wait 5 milliseconds for the miner, as Python's threads do by themselves."""
+    assert sys.getswitchinterval() < 0.0001
     connections = [server.connect() for _ in range(5)]
     for connection in connections:
         assert connection.ask(BALANCE) == BALANCE_ANSWER
@@ -145,18 +151,6 @@ def test_each_connection_has_a_thread_until_its_client_leaves(server):
     for connection in connections:
         connection.socket.close()
     wait_until_handlers_end()
-
-
-def test_a_thread_that_answers_waits_no_5_milliseconds_for_the_miner(server):
-    assert sys.getswitchinterval() < 0.0001
-
-
-def test_200_clients_at_once_are_all_answered(node):
-    connections = [node.connect() for _ in range(200)]
-    for number, connection in enumerate(connections):
-        connection.send({**BALANCE, "address": f"client {number}"})
-    for number, connection in enumerate(connections):
-        assert connection.receive() == {"address": f"client {number}", "balance": 0}
 
 
 LIMITS = {
@@ -183,25 +177,17 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
     assert "Traceback" not in node.output
 
 
-class Listener:
-    """A socket whose `accept` raises its errors first, and then ends the thread."""
+def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monkeypatch, capsys):
+    kinds = [ConnectionAbortedError, ConnectionResetError, OSError, RuntimeError, MemoryError]
+    errors = iter([kind("no room") for kind in kinds])
 
-    def __init__(self, *errors):
-        self.errors = [*errors, SystemExit()]
+    def accept():
+        raise next(errors)
 
-    def accept(self):
-        raise self.errors.pop(0)
-
-
-def test_the_listener_outlives_a_client_that_has_gone_and_a_lack_of_room(
-    ledger, monkeypatch, capsys
-):
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    gone = [ConnectionAbortedError(), ConnectionResetError()]
-    no_room = [OSError("no room"), RuntimeError("no room"), MemoryError("no room")]
-    with pytest.raises(SystemExit):
-        ledger.wait_for_socket_connection(Listener(*gone, *no_room))
+    with pytest.raises(StopIteration):
+        ledger.wait_for_socket_connection(types.SimpleNamespace(accept=accept))
     assert capsys.readouterr().out == "Too many connections: no room\n" * 3
     assert pauses == [1, 1, 1]
 
@@ -217,32 +203,13 @@ def test_what_is_no_port_is_refused(run, script, ports):
     process.wait_for(rf"^usage: {script} \[-h\] port\n.*: error: .*\n$")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("port", [65536, -1])
-def test_a_port_that_cannot_be_is_refused_in_one_line(run, script, port):
-    process = run(script, port)
-    assert process.status() == 1
-    assert re.fullmatch(rf"{script}: (no node on )?port {port}: .+\n", process.output)
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_has_an_example(run, script):
-    process = run(script, "--help")
-    assert process.status() == 0
-    process.wait_for(f"example: python {script} 1111")
-
-
-def test_a_port_in_use_is_said_before_any_key_is_made(node, run):
-    second = run("blockchain_server.py", node.port)
-    assert second.status() == 1
-    assert re.fullmatch(f"blockchain_server.py: port {node.port}: .+\n", second.output)
-
-
-def test_a_client_without_a_node_names_the_port(run):
-    port = free_port()
-    client = run("blockchain_client.py", port)
-    assert client.status() == 1
-    assert re.fullmatch(f"blockchain_client.py: no node on port {port}: .+\n", client.output)
+def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
+    """One that does not exist; one in use, for the node; one without a node, for the client."""
+    for script, said, last in zip(SCRIPTS, ["port", "no node on port"], [server, None]):
+        for port in (65536, -1, last.socket_port if last else free_port()):
+            process = run(script, port)
+            assert process.status() == 1
+            assert re.fullmatch(f"{script}: {said} {port}: .+\n", process.output)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -266,8 +233,6 @@ def test_a_mistake_in_the_mining_shows_its_place(run):
 
 # The end of the node: at Ctrl-C, at the first press, whatever it is doing.
 
-GOODBYE = "\nGoodbye! The chain ends with its node.\n"
-
 
 @posix
 def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
@@ -276,16 +241,8 @@ def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(
     connections[1].send(b"\x80")
     node.interrupt()
     assert node.status() == 0
-    assert node.output.endswith(GOODBYE)
+    assert GOODBYE in node.output
     run("blockchain_server.py", node.port).wait_for("Hash found: ")
-
-
-@posix
-def test_ctrl_c_ends_the_node_on_a_terminal(run):
-    node = start_node(run, Account, terminal=True)
-    node.press("C")
-    assert node.status() == 0
-    assert node.output.endswith(GOODBYE)
 
 
 @posix
@@ -318,19 +275,12 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
 
 @posix
 @pytest.mark.parametrize(
-    "moment",
-    [
-        "script.socket.create_server = strike",  # before the port is open
-        "script.rsa.newkeys = strike",
-        "script.print = strike",
-        # while the ledger's lock is held
-        "class Struck(script.collections.Counter): __getitem__ = strike\n"
-        "script.collections.Counter = Struck",
-    ],
+    "struck",  # before the port is open, while keys are made, and while the lock is held
+    ["script.socket.create_server", "script.rsa.newkeys", "script.collections.Counter.__getitem__"],
 )
-def test_ctrl_c_wherever_it_strikes_ends_the_node(run, moment):
-    strike = f"def strike(*_, **__): script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
-    node = run("blockchain_server.py", 0, before=f"{strike}\n{moment}")
+def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
+    strike = f"lambda *_, **__: script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
+    node = run("blockchain_server.py", 0, before=f"{struck} = {strike}")
     assert node.status() == 0
     assert node.output.endswith(GOODBYE) and "Traceback" not in node.output
 
@@ -346,13 +296,3 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
     os.close(reader)
     _, error = node.communicate(timeout=PATIENCE)
     assert (node.returncode, error) == (1, b"")
-
-
-def test_a_port_is_free_again_at_once(run):
-    port = free_port()
-    for _ in range(3):
-        node = run("blockchain_server.py", port)
-        node.wait_for("Hash found: ")
-        with socket.create_connection(("127.0.0.1", port)):
-            node.popen.kill()
-            node.popen.wait()
