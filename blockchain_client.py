@@ -174,13 +174,14 @@ def whole_address(typed: str) -> str:
 def any_text(typed: str) -> str:
     """Return an address, or any other text; but raise ValueError if there is part of a key in it.
 
-    Hardly any word has 24 letters in a row of base64, the alphabet of keys.
+    Hardly any word has 24 letters in a row of base64, the alphabet of keys; and hardly any text
+    ends like the rest of an address that was pasted with a line break in it.
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
-    if re.search("[A-Za-z0-9+/=]{24}", typed):
+    if re.search("[A-Za-z0-9+/=]{24}|[A-Za-z0-9+/]=$", typed):
         raise ValueError(
-            "this looks like part of a key. A whole address may stand here, a private key never."
+            "this looks like a key, or part of one. Here goes a whole address, never a private key."
         )
     return typed
 
@@ -253,8 +254,9 @@ def main() -> None:
         import readline  # gives input() the arrow keys
 
         readline.set_auto_history(False)  # Up must not bring back a private key
+    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        client = socket.create_connection(("127.0.0.1", port))
+        client.connect(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         sys.exit(f"blockchain_client.py: no node on port {port}: {error}")
     answered = threading.Event()
@@ -264,12 +266,11 @@ def main() -> None:
         while True:
             with contextlib.suppress(BackToMenu):
                 run_command(client, answered)
-    except EOFError:
-        print()
-    except KeyboardInterrupt:
+    except (EOFError, KeyboardInterrupt) as end:
         print()
         node_has_gone = client.fileno() < 0  # handle_receive has closed the socket
-        sys.exit(1 if node_has_gone else 130)
+        # Not sys.exit: Python aborts if handle_receive is printing while it shuts down.
+        os._exit(1 if node_has_gone else 0 if isinstance(end, EOFError) else 130)
 
 
 if __name__ == "__main__":

@@ -69,8 +69,7 @@ def test_the_genesis_block(capsys):
 
 
 def test_the_highest_fees_are_packed_first_and_all_stay_pending(ledger, alice):
-    ledger.miner_rewards = 1000
-    mine(ledger, alice.address)
+    mine(ledger, alice.address, 42)
     fees = [*range(20), *range(20)]
     for number, fee in enumerate(fees):
         assert ledger.add_transaction(*alice.payment("bob", 1, fee, f"{number}"))[0]
@@ -146,4 +145,4 @@ def test_an_interrupted_block_loses_no_payment(ledger, rich_alice):
 def test_the_examples_in_the_docstrings_are_true():
     for script in (blockchain_server, blockchain_client):
         assert doctest.testmod(script).failed == 0
-    assert doctest.testmod(blockchain_server).attempted == 3
+    assert doctest.testmod(blockchain_server).attempted >= 3

@@ -201,7 +201,7 @@ def test_what_is_no_port_is_refused(run, script, ports):
 def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
     """One that does not exist; one in use, for the node; one without a node, for the client."""
     for script, said, last in zip(SCRIPTS, ["port", "no node on port"], [server, None]):
-        for port in (65536, -1, last.socket_port if last else free_port()):
+        for port in (server.socket_port + 65536, -1, last.socket_port if last else free_port()):
             process = run(script, port)
             assert process.status() == 1
             assert re.fullmatch(f"{script}: {said} {port}: .+\n", process.output)
