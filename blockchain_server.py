@@ -581,13 +581,13 @@ def say(line: str, changing: bool = False) -> None:
     """Print a line in one piece, so that the lines of two threads never mix.
 
     A line that is `changing` is for terminals only. The next one is written over it: the cursor
-    goes back to where it began, and each line is as long, with blanks if need be.
+    goes back to where it began, and blanks make each line as wide as the window.
     """
-    if sys.stdout.isatty():
-        line = f"{line:70}"
-    elif changing:
-        return
-    print(line + ("\r" if changing else "\n"), end="", flush=True)
+    width = os.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
+    if changing:
+        line = line[:width]
+    if line:
+        print(line.ljust(width) + ("\r" if changing else "\n"), end="", flush=True)
 
 
 def say_goodbye(*_: Any) -> NoReturn:

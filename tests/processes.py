@@ -24,9 +24,10 @@ posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Gives a script its terminal, so that Ctrl-C arrives as a person's does.
+# Gives a script its terminal of 70 columns, so that Ctrl-C arrives as a person's does.
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "fcntl.ioctl(0, termios.TIOCSWINSZ, b'\\x18\\0F\\0' + bytes(4));"
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 
