@@ -102,7 +102,7 @@ def test_every_test_that_is_named_exists(language):
 @pytest.mark.parametrize("language", [*README, *REPAIRS])
 def test_every_name_exists(language):
     """In the maps, the exercises, and the tables: names of the scripts, and files."""
-    tests = read(ROOT / "tests" / "processes.py")
+    tests = "".join(read(file) for file in (ROOT / "tests").glob("[!b]*.py"))
     yet_to_write = {"get_block", "cryptography", "APPEND", "APPENDS", "EMPTY_LIST"}
     names = set(re.findall(r"`(\w+)`", language)) - {"passed", "failed", *yet_to_write}
     assert len(names) > 20
