@@ -38,7 +38,7 @@ GOODBYE = "\nGoodbye! The chain ends with its node.\n"
 
 def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
-    node.wait_for(r"^Miner address: \S+\nMiner private: \S+\n")
+    node.wait_for(r"Miner address: \S+\nMiner private: \S+\n")
     port = int(node.wait_for(r"Listening on port (\d+)\. In another terminal, type: .+\n")[1])
     node.wait_for(r"Create genesis block\.\.\.\n")
     for _ in range(10):
