@@ -32,7 +32,7 @@ from typing import Any, NoReturn, TypeVar
 try:
     import rsa
 except ModuleNotFoundError:
-    sys.exit('The package rsa is missing. "Run it" in README.md tells how to install it.')
+    sys.exit("The package rsa is missing. README.md tells how to install it.")
 
 
 # ---- Day 05: keys. An address is a public key; its private key moves coins.

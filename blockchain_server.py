@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, NoReturn
 try:
     import rsa
 except ModuleNotFoundError:
-    sys.exit('The package rsa is missing. "Run it" in README.md tells how to install it.')
+    sys.exit("The package rsa is missing. README.md tells how to install it.")
 
 
 # ---- Day 02: the shapes. A chain is a list of blocks, a block holds a list of transactions.
