@@ -179,7 +179,7 @@ def any_text(typed: str) -> str:
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
-    if re.search("[A-Za-z0-9+/=]{24}|[A-Za-z0-9+/]=$", typed):
+    if re.search("[A-Za-z0-9+/=]{24}|=$", typed):
         raise ValueError(
             "this looks like a key, or part of one. Here goes a whole address, never a private key."
         )
