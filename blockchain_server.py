@@ -556,7 +556,7 @@ class RequestReader(pickle._Unpickler):
         """Return what the next pickle stands for. Raises Refused if no request looks like it."""
         try:
             return super().load()
-        except Refused:
+        except (Refused, OSError):  # OSError: the client has gone
             raise
         except Exception:  # an instruction that is missing, or makes no sense here
             raise Refused("A request holds texts, whole numbers and a Transaction only.") from None
