@@ -87,8 +87,9 @@ def rich_alice(ledger, alice):
 def server(ledger):
     """A ledger that answers on a port, in the test's own process; it does not mine."""
     ledger.start_socket_server()
-    ledger.connect = lambda: Connection(ledger.socket_port)
-    return ledger
+    with contextlib.ExitStack() as open_ones:
+        ledger.connect = lambda: open_ones.enter_context(Connection(ledger.socket_port))
+        yield ledger
 
 
 @pytest.fixture

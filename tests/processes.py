@@ -134,11 +134,13 @@ class Process:
         self.folder.cleanup()
 
 
-class Connection:
+class Connection(contextlib.ExitStack):
     """A socket to a node, for requests that no client would send as well."""
 
     def __init__(self, port):
+        super().__init__()
         self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.enter_context(self.socket)
 
     def send(self, data):
         """Send bytes as they are, anything else as a pickle."""

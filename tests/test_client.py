@@ -70,7 +70,7 @@ def test_a_private_key_is_never_sent(run, silent, alice):
     """Nor is a part of it, whatever is pasted wherever."""
     secret = Account().private
     lines = [secret[start : start + 64] for start in range(0, len(secret), 64)]
-    pastes = [secret, f"Private key: {secret}", secret[:200], secret[40:80], *lines]
+    pastes = [secret, f"Private key: {secret}", secret[:-1], secret[10:40], *lines]
     client = run("blockchain_client.py", silent.getsockname()[1])
     client.wait_for("Command: ")
     client.type(secret)
@@ -91,14 +91,15 @@ def test_a_private_key_is_never_sent(run, silent, alice):
     assert client.status() == 0
     with silent.accept()[0] as connection:
         assert connection.recv(1) == b""
-    assert secret[40:80] not in client.output
+    assert secret[10:40] not in client.output
 
 
 def test_part_of_an_address_is_refused(alice):
     address = alice.address
     for part in (
-        *(address[:60], address[:50] + address[51:], address[20:], address[30:54], address[-9:], "="),
-        address.replace("AAE=", "AAF="),  # another spelling of the same key
+        *(address[:-1], address[:30] + address[31:], address[20:], address[10:34]),
+        *(address[-9:], "="),
+        address[:-2] + chr(ord(address[-2]) + 1) + "=",  # another spelling of the same key
         f"Address: {address}",  # a triple click takes the label along
         f"{address} {address}",
         "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBANrG",  # the article's format
@@ -120,7 +121,7 @@ def test_any_other_text_is_a_receiver_or_a_comment():
 @pytest.mark.filterwarnings("ignore:You have provided a malformed keyfile")
 def test_a_private_key_must_be_the_addresss_and_whole(alice):
     assert private_key_of(alice.address, alice.private) == alice.private
-    others = [Account().private, "", "é", "=", "MII", alice.address, alice.private[:200]]
+    others = [Account().private, "", "é", "=", "MII", alice.address, alice.private[:-1]]
     for place, old in enumerate(alice.private):
         changed = "A" if old != "A" else "B"
         others.append(alice.private[:place] + changed + alice.private[place + 1 :])

@@ -269,7 +269,11 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
 @posix
 @pytest.mark.parametrize(
     "struck",  # before the port is open, while keys are made, and while the lock is held
-    ["script.socket.create_server", "script.rsa.newkeys", "script.collections.Counter.__getitem__"],
+    [
+        "script.socket.create_server",
+        "script.BlockChain.generate_address",
+        "script.collections.Counter.__getitem__",
+    ],
 )
 def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
     strike = f"lambda *_, **__: script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
