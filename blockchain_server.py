@@ -88,7 +88,7 @@ class BlockChain:
         self.lock = threading.Lock()
         self.balances: collections.Counter[str] = collections.Counter()  # account: coins
         self.outgoing: collections.Counter[str] = collections.Counter()  # account: coins pending
-        self.accepted_payments: set[Transaction] = set()  # all that were ever accepted
+        self.accepted_payments: set[Transaction] = set()  # all that wait or were mined
         self.chain_work = 0  # hashes that the chain took, on average
 
         self.socket_host = "127.0.0.1"
@@ -508,7 +508,7 @@ class RequestBytes:
         self.left = MAX_REQUEST_BYTES
 
     def read(self, size: int) -> bytes:
-        """Return so many bytes. Raises Refused if that is more than there may be, or are."""
+        """Return so many bytes. Raises Refused if so many are not allowed, or not there."""
         self.left -= size
         if self.left < 0:
             raise Refused(f"A request has {MAX_REQUEST_BYTES} bytes at most.")
@@ -583,9 +583,9 @@ def say(line: str, changing: bool = False) -> None:
     A line that is `changing` is for terminals only. The next one is written over it: the cursor
     goes back to where it began, and blanks make each line as wide as the window.
     """
-    width = os.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
-    if changing:
-        line = line[:width]
+    terminal = sys.stdout.isatty() and os.isatty(1)  # IDLE's window claims to be one
+    width = os.get_terminal_size().columns - 1 if terminal else 0
+    line = line[:width] if changing else line
     if line:
         print(line.ljust(width) + ("\r" if changing else "\n"), end="", flush=True)
 
