@@ -188,7 +188,7 @@ def measure_reading(payer):
     data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
 
     def read():
-        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data))).load()["data"])
+        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data), LIMIT)).load()["data"])
 
     row(
         "reading a payment's request; floor: pickle._Unpickler",

@@ -27,7 +27,7 @@ LIMIT = blockchain_server.MAX_REQUEST_BYTES
 
 def read(data):
     """Return what the node makes of these bytes; raise Refused as it does."""
-    return RequestReader(RequestBytes(io.BytesIO(data))).load()
+    return RequestReader(RequestBytes(io.BytesIO(data), LIMIT)).load()
 
 
 def refused(answer):
@@ -284,7 +284,7 @@ def test_a_request_has_as_many_bytes_as_allowed_and_no_more(server):
     for _ in range(3):  # each request is counted from its own first byte
         assert connection.ask(balance_of(LIMIT))["balance"] == 0
     answer = connection.ask(balance_of(LIMIT + 1))
-    assert answer == {"message": "A request has 16384 bytes at most."}
+    assert answer == {"message": "A request may have at most 16384 bytes."}
     assert connection.receive() is None
 
 

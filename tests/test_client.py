@@ -154,7 +154,7 @@ def test_a_slip_costs_one_line(client, node):
             assert slip not in said
         client.type(f"  {text}  ")
         client.wait_for(f"{FIELDS[number + 1]}: " if field != "Comment" else "Authorized success")
-    client.wait_for("The payment counts as soon as a block with it is mined")
+    client.wait_for("The transaction counts as soon as a block with it is mined")
 
 
 def test_an_empty_line_leads_back_to_the_menu(client, node):

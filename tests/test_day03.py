@@ -111,7 +111,7 @@ def test_a_block_that_holds_payments_is_announced(ledger, rich_alice, capsys):
     ledger.mine_block("miner")
     found, payments, another = capsys.readouterr().out.splitlines()
     assert found.startswith("Hash found: ")
-    assert payments == "Payments in block 11: 2"
+    assert payments == "Transactions in block 11: 2"
     assert another.startswith("Hash found: ")
 
 

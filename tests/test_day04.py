@@ -265,7 +265,7 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
     assert copy.verify_blockchain()
     assert copy.balances == ledger.balances
     assert copy.chain_work == ledger.chain_work
-    assert copy.accepted_payments == ledger.accepted_payments
+    assert copy.accepted_transactions == ledger.accepted_transactions
     for payment in accepted:
         assert copy.add_transaction(*payment)[1].startswith("Accepted before!")
     for payer in payers:  # no coin is frozen

@@ -97,8 +97,8 @@ class Text(str):
             ["", None, 5, b"x", Text("x")],
             "Receiver must be a text, and not an empty one!",
         ),
-        ("message", [None, 5, b"hi", Text("hi")], "Message must be a text!"),
-        ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a text!"),
+        ("message", [None, 5, b"hi", Text("hi")], "Message must be a string!"),
+        ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a string!"),
     ],
 )
 def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, values, answer):
@@ -138,7 +138,7 @@ def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
     for sender in no_keys + bad_keys + respelled:
         transaction, signature = rich_alice.payment("bob", 1)
         answer = ledger.add_transaction(dataclasses.replace(transaction, sender=sender), signature)
-        assert answer == (False, "Sender must be an address as generate_address makes them!"), (
+        assert answer == (False, "Sender must be an address made by generate_address!"), (
             sender
         )
     assert no_coin_moves(ledger)
@@ -158,7 +158,7 @@ def test_a_payment_of_another_class_is_refused(ledger, rich_alice, other):
     ledger.add_transaction(transaction, signature)
     again = other(*dataclasses.astuple(transaction))
     answer = ledger.add_transaction(again, signature)
-    assert answer == (False, "A payment must be a Transaction of blockchain_server.py!")
+    assert answer == (False, "This must be a Transaction of blockchain_server.py!")
     assert ledger.add_transaction(None, signature) == answer
 
 

@@ -211,7 +211,7 @@ def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
 def test_without_rsa_one_line_says_where_to_look(run, script):
     process = run(script, 1111, python=["-S"])  # which leaves out the installed packages
     assert process.status() == 1
-    assert process.output == "The package rsa is missing. README.md tells how to install it.\n"
+    assert process.output == "The package rsa is missing. README.md explains how to install it.\n"
 
 
 def test_a_mistake_in_the_mining_shows_its_place(run):

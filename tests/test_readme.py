@@ -32,7 +32,7 @@ def test_the_walkthrough_shows_what_happens(node, run, language):
     node.wait_for_blocks(6)  # sixty coins
     client = run("blockchain_client.py", node.port)
     new_address = play(session, client, node)
-    node.wait_for(r"\nPayments in block \d+: 1\n")
+    node.wait_for(r"\nTransactions in block \d+: 1\n")
     play(later, client, node, new_address)
     assert re.findall(r"'balance': (\d+)", client.output)[-1] == "50"
 
@@ -69,7 +69,7 @@ def test_the_numbers_of_the_walkthrough_agree(language):
     """The blocks that pay the balance, the one being mined, and the one with the payment."""
     mined = int(re.search(r"'balance': (\d{3})\}", language)[1]) // 10
     assert f"Block {mined + 1} @ difficulty" in language
-    assert f"Payments in block {mined + 2}: 1" in language
+    assert f"Transactions in block {mined + 2}: 1" in language
     told = set(map(int, re.findall(r"(?:\b[Bb]lock |區塊 )(\d\d)\b", language)))
     assert told == {mined + 1, mined + 2}
     assert re.search(rf"\b{mined} (blocks have paid|個區塊的獎勵)", language)
