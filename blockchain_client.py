@@ -200,7 +200,7 @@ def private_key_of(address: str, typed: str) -> str:
     mistake = "this is not a complete private key."
     with contextlib.suppress(Exception):  # as in whole_address
         key = load_private(private)
-        if extract_from_private(key.save_pkcs1()) == private:
+        if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
             if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
                 return private
             mistake = "this is the private key of another address."

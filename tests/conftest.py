@@ -6,7 +6,7 @@ import io
 import sys
 
 import pytest
-from processes import ROOT, Connection, Process, start_node
+from processes import ROOT, Connection, Process, patience, start_node
 
 import __main__
 
@@ -55,8 +55,9 @@ def mine(ledger, miner="miner", blocks=1):
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    """What a test starts, and what it may save, is in a folder of its own."""
+def fresh_start(tmp_path, monkeypatch):
+    """Give each test its patience, and a folder of its own for what it starts and saves."""
+    patience.seconds = patience.normal
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 

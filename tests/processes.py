@@ -13,12 +13,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATIENCE = 30  # seconds until what should happen counts as not happening
-
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
@@ -32,13 +31,46 @@ TAKE_TERMINAL = (
 )
 
 
+class Patience:
+    """How many seconds a test waits for what should happen.
+
+    A traceback, or something that did not happen, makes a test impatient. So somebody whose code
+    is half done does not wait long for the message that says what is missing.
+    """
+
+    def __init__(self):
+        self.normal = self.seconds = 15
+
+    def lose(self):
+        """Be impatient until the end of this test."""
+        self.seconds = 0.5
+
+    def lose_for_good(self):
+        """Be impatient in all later tests, too."""
+        self.normal = self.seconds = 0.5
+
+    def wait(self, news, happened):
+        """Wait until `happened` returns something true, asking at all `news`. Return it."""
+        start = time.monotonic()
+        while not (result := happened()):
+            left = start + self.seconds - time.monotonic()
+            if left <= 0:
+                self.lose_for_good()
+                break
+            news.wait(min(left, 0.5))
+        return result
+
+
+patience = Patience()
+
+
 class Process:
     """A script that runs in a folder of its own: what it has written so far, and how it ends.
 
-    `before` is code that runs before its `main`, and calls it `script`.
+    `before` is code that runs before its `main`. There, the script has the name `script`.
     """
 
-    def __init__(self, script, *arguments, terminal=False, before=None, python=()):
+    def __init__(self, script, *arguments, terminal=False, before=None, python=(), **environment):
         command = [*python, ROOT / script, *arguments]
         if before:
             module = script.removesuffix(".py")
@@ -54,7 +86,7 @@ class Process:
             stdout=writer,
             stderr=writer,
             cwd=self.folder.name,
-            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm"},
+            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment},
             start_new_session=terminal,
         )
         os.close(writer)
@@ -75,20 +107,20 @@ class Process:
             with self.news:
                 self.output = (self.output + decoder.decode(data)).replace("\r\n", "\n")
                 self.ended = not data
+                if "Traceback" in self.output[-9999:]:
+                    patience.lose()
                 self.news.notify_all()
 
     def wait_for(self, pattern):
-        """Wait until the pattern stands in what was written since the last match; return it."""
-        match = None
+        """Wait until the pattern is in what was written after the last match. Return the match."""
 
         def found():
-            nonlocal match
-            match = re.compile(pattern).search(self.output, self.seen)
-            return match or self.ended
+            return re.compile(pattern).search(self.output, self.seen) or self.ended
 
         with self.news:
-            self.news.wait_for(found, PATIENCE)
-            assert match, f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}"
+            match = patience.wait(self.news, found)
+            if not isinstance(match, re.Match):
+                raise AssertionError(f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}")
             self.seen = match.end()
         return match
 
@@ -100,6 +132,11 @@ class Process:
     def type(self, text):
         """Type something, and Enter."""
         os.write(self.input_end, text.encode("utf8") + b"\n")
+
+    def paste(self, text):
+        """Paste something, as a terminal does that marks a paste; then type Enter."""
+        text = text.replace("\n", "\r")  # what terminals send for a line break
+        self.type(f"\x1b[200~{text}\x1b[201~")
 
     def press(self, key):
         """Press Ctrl and a letter; on a terminal only."""
@@ -118,16 +155,16 @@ class Process:
             self.wait_for("Hash found: ")
 
     def status(self):
-        """Wait for the end; return the exit status, when all output is there."""
-        status = self.popen.wait(PATIENCE)
+        """Wait for the end, and for all output. Return the exit status."""
         with self.news:
-            assert self.news.wait_for(lambda: self.ended, PATIENCE)
-        return status
+            if not patience.wait(self.news, lambda: self.ended):
+                raise AssertionError(f"it does not end. It wrote:\n{self.output[-3000:]}")
+        return self.popen.wait(patience.normal)
 
     def close(self):
         self.popen.kill()
         self.popen.wait()
-        self.reader.join(PATIENCE)
+        self.reader.join(patience.normal)
         os.close(self.output_end)
         if self.popen.stdin:
             self.popen.stdin.close()
@@ -139,7 +176,7 @@ class Connection(contextlib.ExitStack):
 
     def __init__(self, port):
         super().__init__()
-        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        self.socket = socket.create_connection(("127.0.0.1", port), patience.seconds)
         self.enter_context(self.socket)
 
     def send(self, data):
@@ -147,13 +184,18 @@ class Connection(contextlib.ExitStack):
         self.socket.sendall(data if isinstance(data, bytes) else pickle.dumps(data, 4))
 
     def receive(self):
-        """Return the next answer: whole when it can be read as Python; None at the end."""
+        """Return the next answer, when it can be read as Python; None at the end."""
         received = b""
-        while byte := self.socket.recv(1):
-            received += byte
-            if byte == b"}":
-                with contextlib.suppress(SyntaxError):
-                    return ast.literal_eval(received.decode("utf8"))
+        self.socket.settimeout(patience.seconds)
+        try:
+            while byte := self.socket.recv(1):
+                received += byte
+                if byte == b"}":
+                    with contextlib.suppress(SyntaxError):
+                        return ast.literal_eval(received.decode("utf8"))
+        except TimeoutError:
+            patience.lose_for_good()
+            raise AssertionError(f"no answer from the node, only {received!r}") from None
         assert received == b"", received
         return None
 
@@ -187,5 +229,5 @@ def handlers():
 
 def wait_until_handlers_end():
     for thread in handlers():
-        thread.join(PATIENCE)
+        thread.join(patience.seconds)
     assert handlers() == []

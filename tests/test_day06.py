@@ -15,7 +15,7 @@ import types
 import pytest
 from conftest import Account
 from processes import (
-    PATIENCE,
+    patience,
     ROOT,
     Connection,
     free_port,
@@ -257,7 +257,7 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
         clients = [threading.Thread(target=keep_asking, args=[node.connect()]) for _ in range(3)]
         for client in clients:
             client.start()
-        assert asking.wait(PATIENCE)
+        assert asking.wait(patience.seconds)
         time.sleep(chance.random() * 0.2)  # no wait for anything: this is the random moment
         node.interrupt()
         assert node.status() == 0
@@ -291,5 +291,5 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
     os.close(writer)
     os.read(reader, 1)
     os.close(reader)
-    _, error = node.communicate(timeout=PATIENCE)
+    _, error = node.communicate(timeout=patience.seconds)
     assert (node.returncode, error) == (1, b"")
