@@ -306,7 +306,7 @@ def main() -> None:
         client.connect(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", error)
-        sys.exit(f"blockchain_client.py: no node on port {port}: {reason}. Start the node first.")
+        sys.exit(f"blockchain_client.py: no node on port {port} ({reason}). Start the node first.")
     answered = threading.Event()
     status = 1
     with contextlib.suppress(BrokenPipeError):  # nobody reads the output any more

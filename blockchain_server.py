@@ -465,7 +465,7 @@ class BlockChain:
             server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
         except (OSError, OverflowError) as error:
             reason = str(getattr(error, "strerror", error)).partition(" (while ")[0]
-            raise Refused(f"port {self.socket_port}: {reason}. Choose another port.") from error
+            raise Refused(f"port {self.socket_port} failed ({reason}). Choose another.") from error
         self.socket_port = server.getsockname()[1]
         threading.Thread(target=self.wait_for_socket_connection, args=[server], daemon=True).start()
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Gives a script its terminal of 70 columns, so that Ctrl-C arrives as a person's does.
+# This makes the terminal that of the script. Then Ctrl-C reaches the script, as a person's does.
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    "fcntl.ioctl(0, termios.TIOCSWINSZ, b'\\x18\\0F\\0' + bytes(4));"
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 
@@ -76,6 +76,8 @@ class Process:
             module = script.removesuffix(".py")
             command = ["-c", f"import {module} as script\n{before}\nscript.main()", *arguments]
         self.output_end, writer = os.openpty() if terminal else os.pipe()
+        if terminal:
+            self.resize(70)
         # As in a plain shell, where nothing helps the scripts and a wrong byte is an error.
         helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
         plain = {name: value for name, value in os.environ.items() if name not in helpers}
@@ -137,6 +139,14 @@ class Process:
         """Paste something, as a terminal does that marks a paste; then type Enter."""
         text = text.replace("\n", "\r")  # what terminals send for a line break
         self.type(f"\x1b[200~{text}\x1b[201~")
+
+    def resize(self, columns):
+        """Give the terminal 24 rows of so many columns."""
+        import fcntl  # not on Windows
+        import termios
+
+        size = struct.pack("HHHH", 24, columns, 0, 0)
+        fcntl.ioctl(self.output_end, termios.TIOCSWINSZ, size)
 
     def press(self, key):
         """Press Ctrl and a letter; on a terminal only."""

@@ -10,6 +10,8 @@ import random
 import re
 import socket
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 
@@ -66,6 +68,7 @@ FETCHING = [
     b"cos\nsystem\n.",
     b"c__main__\nTransaction.__init__.__globals__\n.",
     b"c__main__\nBlockChain\n.", b"c__main__\ntransaction\n.", b"c__main__ Transaction\n\n.",
+    b"cblockchain_server\nTransaction.__init__\n.",
     b"\x80\x04" + text("os") + text("system") + b"\x93.",
     b"\x80\x04" + text("__main__") + text("Transaction.__init__") + b"\x93.",
     b"\x80\x04K\x01K\x01\x93.", b"K\x01\x93.",
@@ -147,6 +150,25 @@ def test_an_honest_request_is_read_as_pickle_reads_it(alice, dumps, protocol):
         assert read(data) == plain(pickle.loads(data)) == plain(request)
 
 
+def test_a_transaction_may_come_from_a_script_of_ones_own(server, rich_alice):
+    """There, pickle calls the class blockchain_client.Transaction, or whatever it is called."""
+    for module in ("blockchain_client", "my_script", "os"):
+        data = pickle.dumps(rich_alice.request("bob", 1, 0, module), 3)
+        data = data.replace(b"c__main__\n", f"c{module}\n".encode())
+        assert server.connect().ask(data)["result"] is True
+    script = f"""
+import pickle, socket
+from blockchain_client import Transaction, sign_transaction
+payment = Transaction({rich_alice.address!r}, "bob", 1, 0, "from a script")
+signature = sign_transaction(payment, {rich_alice.private!r})
+with socket.create_connection(("127.0.0.1", {server.socket_port})) as node:
+    node.send(pickle.dumps({{"request": "transaction", "data": payment, "signature": signature}}))
+    print(node.recv(4096).decode())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "'Authorized successfully!'" in run.stdout
+
+
 NONSENSE = [
     b"", b"\xff", b"hello\n", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100, b"\x80\x04\xff", b"\x80\x09.",
     b"}s.", b"u.", b"}(u", b"}(K\x01u.", b"(.", b".", b"\x94.", b"h\x00.", b"b.",
@@ -200,6 +222,28 @@ def test_a_hungry_pickle_stays_hungry(name):
         assert tracemalloc.get_traced_memory()[1] < 3 * 10**6
     finally:
         tracemalloc.stop()
+
+
+def test_a_refused_request_holds_no_memory_while_its_client_stays(server):
+    """Otherwise 30 connections hold 30 megabytes, for as long as they like."""
+    connections = [server.connect() for _ in range(30)]
+    tracemalloc.start()
+    try:
+        for connection in connections:
+            assert refused(connection.ask(b"\x80\x04" + b"}" * 16_000 + b"\xff"))
+        assert tracemalloc.get_traced_memory()[0] < 10 * 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_limit_is_an_argument():
+    """Day 07 reads the answers of other nodes, which are longer than requests."""
+    data = pickle.dumps({"request": "a" * LIMIT})
+    with pytest.raises(Refused, match=f"at most {LIMIT} bytes"):
+        read(data)
+    assert RequestReader(RequestBytes(io.BytesIO(data), len(data))).load()["request"][0] == "a"
+    with pytest.raises(Refused, match=f"at most {len(data) - 1} bytes"):
+        RequestReader(RequestBytes(io.BytesIO(data), len(data) - 1)).load()
 
 
 def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):

@@ -116,7 +116,12 @@ def test_a_key_is_taken_as_people_copy_it(alice):
     for label in ("", "Miner address: ", "Address: ", "Miner address:"):
         for paste in (wrapped(alice.address, 80, label), wrapped(alice.address, 60, label) + "\n"):
             assert whole_address(paste) == address_or_text(paste) == alice.address
-    for label in ("", "Miner private: ", "Private key: ", f"Address: {alice.address}\nPrivate key: "):
+    for label in (
+        "",
+        "Miner private: ",
+        "Private key: ",
+        f"Address: {alice.address}\nPrivate key: ",
+    ):
         for paste in (wrapped(alice.private, 80, label), f" {label}  {alice.private} \n"):
             assert private_key_of(alice.address, paste) == alice.private
 
@@ -160,21 +165,27 @@ def test_any_other_text_is_a_receiver_or_a_comment():
 def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read():
     """Otherwise, two accounts look the same, and the coins go to the wrong one."""
     for text in ("bob\u200b", "caf\ufffd", "bob\tjones", "bob\x1b[A", "\udce9"):
-        with pytest.raises(ValueError, match=r"^the character '.*' is not visible, or was not read"):
+        with pytest.raises(
+            ValueError, match=r"^the character '.*' is not visible, or was not read"
+        ):
             address_or_text(text)
 
 
 @pytest.mark.filterwarnings("ignore:You have provided a malformed keyfile")
 def test_a_private_key_must_be_complete_and_belong_to_the_address(alice):
     for text in ("", "é", "=", "MII", "q", alice.address, alice.private[:-1]):
-        with pytest.raises(ValueError, match="^this is not a complete private key.*back to the menu"):
+        with pytest.raises(
+            ValueError, match="^this is not a complete private key.*back to the menu"
+        ):
             private_key_of(alice.address, text)
     with pytest.raises(ValueError, match="^this is the private key of another.*back to the menu"):
         private_key_of(alice.address, Account().private)
     for place, old in enumerate(alice.private):
         changed = "A" if old != "A" else "B"
         with pytest.raises(ValueError):
-            private_key_of(alice.address, alice.private[:place] + changed + alice.private[place + 1 :])
+            private_key_of(
+                alice.address, alice.private[:place] + changed + alice.private[place + 1 :]
+            )
 
 
 def test_a_number_has_digits_only():
@@ -236,7 +247,9 @@ def test_bytes_that_are_not_text_do_not_end_the_session(client):
     os.write(client.input_end, b"\xff\xfe\n")
     client.wait_for(r"Unknown command\.\n")
     os.write(client.input_end, b"2\ncaf\xe9\n")
-    client.wait_for(r"Address: the character '\\ufffd' is not visible, or was not read\.\nAddress: ")
+    client.wait_for(
+        r"Address: the character '\\ufffd' is not visible, or was not read\.\nAddress: "
+    )
 
 
 # On a terminal

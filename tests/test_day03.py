@@ -66,6 +66,9 @@ def test_the_genesis_block(capsys):
     assert (genesis.previous_hash, genesis.miner, genesis.nonce) == ("Hello World!", "lkm543", 0)
     assert genesis.hash == ledger.get_hash(genesis, 0)
     assert (genesis.difficulty, genesis.miner_rewards, genesis.transactions) == (0, 10, [])
+    another = BlockChain().get_genesis_block()  # as on Day 07: all nodes need the same one
+    another.timestamp = genesis.timestamp
+    assert ledger.get_hash(another, 0) == genesis.hash
 
 
 def test_the_highest_fees_are_packed_first_and_all_stay_pending(ledger, alice):

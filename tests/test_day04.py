@@ -6,7 +6,7 @@ import random
 import pytest
 from conftest import Account, mine
 
-from blockchain_server import Block, BlockChain, Transaction
+from blockchain_server import Block, BlockChain, Refused, Transaction
 
 
 def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
@@ -36,8 +36,18 @@ def test_difficulty_follows_the_time_that_blocks_take(seconds, difficulty, verdi
     assert ledger_with_blocks_of(1000, difficulty=1).adjust_difficulty() == 1  # never below
 
 
-def test_difficulty_is_fitted_after_every_tenth_mined_block(capsys):
-    """To the last ten."""
+def test_a_second_adjustment_changes_nothing():
+    """The difficulty follows from the last block. One that is set by hand counts until then."""
+    for seconds, difficulty in (0, 6), (10, 5), (1000, 4):
+        ledger = ledger_with_blocks_of(seconds)
+        assert [ledger.adjust_difficulty() for _ in range(3)] == [difficulty] * 3
+    ledger = ledger_with_blocks_of(0, blocks=12)
+    ledger.difficulty = 9
+    assert ledger.adjust_difficulty() == 9
+
+
+def test_the_difficulty_is_adjusted_after_every_tenth_mined_block(capsys):
+    """Only the last ten blocks count."""
     fitted = [n for n in range(35) if ledger_with_blocks_of(0, blocks=n).adjust_difficulty() == 6]
     assert fitted == [11, 21, 31]
     assert capsys.readouterr().out.count("\n") == 3
@@ -103,6 +113,16 @@ def test_an_honest_chain_is_correct(blocks, ledger, capsys):
     ledger.difficulty = 2  # set by hand: that is honest, too
     mine(ledger)
     assert ledger.verify_blockchain()
+
+
+def test_check_block_looks_at_one_block_alone(honest):
+    """A block that is valid alone passes, wherever it stands."""
+    for block in honest.chain:
+        honest.check_block(block)
+    BlockChain().check_block(honest.chain[7])
+    honest.chain[7].previous_hash = "another"
+    with pytest.raises(Refused, match="its content is not what was hashed!"):
+        honest.check_block(honest.chain[7])
 
 
 def faulty_block(ledger, capsys):
