@@ -220,7 +220,7 @@ def address_or_text(typed: str) -> str:
         raise ValueError("this looks like a part of an address. Enter the complete address.")
     for character in typed:
         if not character.isprintable() or character == "\ufffd":
-            raise ValueError(f"the character {ascii(character)} is not visible, or was not read.")
+            raise ValueError(f"the character {character!a} is not visible, or was not read.")
     return typed
 
 

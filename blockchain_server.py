@@ -179,7 +179,7 @@ class BlockChain:
         if block.transactions:
             say(f"Transactions in block {len(self.chain) - 1}: {len(block.transactions)}")
 
-    THREE_DIGITS = [b"%03d" % number for number in range(1000)]  # b"000" to b"999"
+    THREE_DIGITS = tuple(b"%03d" % number for number in range(1000))  # b"000" to b"999"
 
     def find_nonce(self, block: Block) -> int:
         """Return the lowest nonce whose hash begins with `block.difficulty` zeros.

@@ -23,7 +23,7 @@ import rsa
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from blockchain_server import Block, BlockChain, RequestBytes, RequestReader, Transaction  # noqa
+from blockchain_server import Block, BlockChain, RequestBytes, RequestReader, Transaction
 
 # The tutorial's way
 
@@ -144,7 +144,7 @@ def measure_answers():
     seconds = [[], [], []]
     for _ in range(5):
         for kind, questions, taken in zip(("mining", "idle", "tutorial"), (100, 100, 50), seconds):
-            taken += answer_times(kind, questions)
+            taken.extend(answer_times(kind, questions))
     show("an answer while mining; floor: not mining", *map(statistics.median, seconds))
 
 
@@ -188,7 +188,7 @@ def measure_reading(payer):
     data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
 
     def read():
-        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data), LIMIT)).load()["data"])
+        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data), 16_384)).load()["data"])
 
     row(
         "reading a payment's request; floor: pickle._Unpickler",

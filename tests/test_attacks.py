@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import itertools
 import os
 import pickle
 import pickletools
@@ -258,7 +259,7 @@ def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):
 # Requests of the wrong shape
 
 
-FIVE = dict(sender="a", receiver="b", amounts=1, fee=0, message="")
+FIVE = {"sender": "a", "receiver": "b", "amounts": 1, "fee": 0, "message": ""}
 FOUR = {name: value for name, value in FIVE.items() if name != "message"}
 ANYTHING = [None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, dict]
 SHAPELESS = [
@@ -413,7 +414,7 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
 
 def instructions(program):
     places = [place for _, _, place in pickletools.genops(program)] + [len(program)]
-    return [program[start:end] for start, end in zip(places, places[1:])]
+    return [program[start:end] for start, end in itertools.pairwise(places)]
 
 
 def random_programs(account, chance):
@@ -421,7 +422,7 @@ def random_programs(account, chance):
     requests = (BALANCE, account.request(), account.request("bob", 10**6))
     programs = [pickle.dumps(request, protocol) for request in requests for protocol in range(6)]
     programs = [instructions(program) for program in [*programs, *FETCHING[:-2]]]
-    everything = sum(programs, [])
+    everything = [instruction for program in programs for instruction in program]
     while True:
         program = list(chance.choice(programs))
         for _ in range(chance.choice([0, 1, 1, 2, 5, 20])):

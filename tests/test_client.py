@@ -46,7 +46,7 @@ def answer(client, **answers):
 
 def good_answers(account, **others):
     """Return an answer to every prompt of a transaction."""
-    good = dict(Address=account.address, Private_key=account.private, Receiver="bob")
+    good = {"Address": account.address, "Private_key": account.private, "Receiver": "bob"}
     return {**good, "Amount": "1", "Fee": "0", "Comment": "", **others}
 
 
@@ -143,7 +143,7 @@ def test_an_address_must_be_valid_for_the_node():
     """The node refuses keys of less than 512 bits, too."""
     for bits in (360, 504):
         address = get_address_from_public(rsa.newkeys(bits)[0].save_pkcs1())
-        with pytest.raises(ValueError, match="^this is not a complete address"):
+        with pytest.raises(ValueError, match=r"^this is not a complete address"):
             whole_address(address)
 
 
@@ -175,10 +175,10 @@ def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read():
 def test_a_private_key_must_be_complete_and_belong_to_the_address(alice):
     for text in ("", "é", "=", "MII", "q", alice.address, alice.private[:-1]):
         with pytest.raises(
-            ValueError, match="^this is not a complete private key.*back to the menu"
+            ValueError, match=r"^this is not a complete private key.*back to the menu"
         ):
             private_key_of(alice.address, text)
-    with pytest.raises(ValueError, match="^this is the private key of another.*back to the menu"):
+    with pytest.raises(ValueError, match=r"^this is the private key of another.*back to the menu"):
         private_key_of(alice.address, Account().private)
     for place, old in enumerate(alice.private):
         changed = "A" if old != "A" else "B"
@@ -199,14 +199,14 @@ def test_a_number_has_digits_only():
 
 # Mistakes
 
-MISTAKES = dict(
-    Address=["alice", "é", "A" * 96],
-    Private_key=["secret", "é", "="],
-    Receiver=["aB3" * 8, "\u200b"],
-    Amount=["ten", "-5", "0", "1_0"],
-    Fee=["ten", "-1"],
-    Comment=["aB3" * 8],
-)
+MISTAKES = {
+    "Address": ["alice", "é", "A" * 96],
+    "Private_key": ["secret", "é", "="],
+    "Receiver": ["aB3" * 8, "\u200b"],
+    "Amount": ["ten", "-5", "0", "1_0"],
+    "Fee": ["ten", "-1"],
+    "Comment": ["aB3" * 8],
+}
 
 
 def test_after_a_mistake_the_same_field_is_asked_again(client, node):
@@ -347,7 +347,7 @@ def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(node, 
     for number, keys in (node.port, "2\n"), (silent.getsockname()[1], ""), (node.port, "2\nbob\n"):
         reader, writer = os.pipe()
         command = [sys.executable, ROOT / "blockchain_client.py", str(number)]
-        pipes = dict(stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE)
+        pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
         client = subprocess.Popen(command, **pipes)
         os.close(writer)
         os.read(reader, 1)

@@ -1,6 +1,7 @@
 """Day 02: what a transaction, a block and a chain are made of."""
 
 import dataclasses
+import socket
 import subprocess
 import sys
 import threading
@@ -63,12 +64,12 @@ def test_every_name_of_the_series_can_be_found():
     assert [name for name in CLIENT_NAMES if not hasattr(blockchain_client, name)] == []
 
 
-def test_a_chain_is_a_ledger_without_a_thread_or_a_port(ledger, server):
-    taken_port = server.socket_port  # a second listener could not have it
+def test_a_chain_is_a_ledger_without_a_thread_or_a_port():
     threads = threading.enumerate()
-    chain = BlockChain(taken_port)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken_port = server.getsockname()[1]  # a second listener could not have it
+        chain = BlockChain(taken_port)
     assert chain.socket_port == taken_port
-    ledger.mine_block("miner")
     assert threading.enumerate() == threads
 
 

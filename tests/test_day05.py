@@ -14,7 +14,7 @@ from processes import patience
 
 import blockchain_client
 import blockchain_server
-from blockchain_server import Transaction
+from blockchain_server import BlockChain, Transaction
 
 ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")
@@ -248,6 +248,69 @@ def test_a_refused_payment_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == NOT_ENOUGH
     mine(ledger, rich_alice.address)
     assert ledger.add_transaction(*payment) == ACCEPTED
+
+
+# append_block updates everything that follows from a block, whoever mined it.
+
+
+def taken_over(ledger):
+    """Take a ledger's chain over, block by block, into a new ledger; return that one."""
+    copy = BlockChain()
+    for block in ledger.chain:
+        copy.append_block(dataclasses.replace(block, transactions=list(block.transactions)))
+    return copy
+
+
+def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
+    chance = random.Random(4)
+    payers = [Account() for _ in range(4)]
+    for payer in payers:
+        mine(ledger, payer.address, 3)
+    accepted = []
+    for number in range(60):
+        receiver, fee = chance.choice(payers).address, chance.randint(0, 2)
+        payment = chance.choice(payers).payment(receiver, chance.randint(1, 9), fee, f"{number}")
+        if ledger.add_transaction(*payment)[0]:
+            accepted.append(payment)
+        if number % 7 == 0:
+            mine(ledger, chance.choice(payers).address)
+    mine(ledger, blocks=3)
+    assert len(accepted) > 30
+
+    copy = taken_over(ledger)
+    assert copy.verify_blockchain()
+    assert copy.balances == ledger.balances
+    assert copy.chain_work == ledger.chain_work
+    assert copy.accepted_transactions == ledger.accepted_transactions
+    for payment in accepted:
+        assert copy.add_transaction(*payment)[1].startswith("Accepted before!")
+    for payer in payers:  # no coin is frozen
+        balance = copy.get_balance(payer.address)
+        assert copy.outgoing[payer.address] == 0
+        assert balance == 0 or copy.add_transaction(*payer.payment("bob", balance))[0]
+
+
+def test_somebody_elses_block_settles_what_waits_here_and_nothing_more(ledger, rich_alice):
+    """100 coins: 50 in a block that others mined, and of two payments here, it holds one."""
+    waits, settled = rich_alice.payment("bob", 30), rich_alice.payment("carol", 20)
+    elsewhere = rich_alice.payment("dave", 50)
+    others = taken_over(ledger)
+    for payment in (elsewhere, settled):
+        assert others.add_transaction(*payment)[0]
+    mine(others, "stranger")
+    for payment in (waits, settled):
+        assert ledger.add_transaction(*payment)[0]
+    ledger.append_block(others.chain[-1])
+
+    assert ledger.pending_transactions == [waits[0]]
+    assert ledger.outgoing[rich_alice.address] == 30
+    assert ledger.get_balance(rich_alice.address) == 30
+    assert not ledger.add_transaction(*rich_alice.payment("mallory", 1))[0]
+    assert ledger.add_transaction(*elsewhere)[1].startswith("Accepted before!")
+    mine(ledger)
+    assert ledger.chain[-1].transactions == [waits[0]]
+    assert ledger.get_balance(rich_alice.address) == 0
+    assert ledger.verify_blockchain()
 
 
 # Whatever the threads do

@@ -1,7 +1,6 @@
 """Day 06: a node on a port, threads, what it shows, and an end that always comes."""
 
 import contextlib
-import io
 import os
 import random
 import re
@@ -17,11 +16,11 @@ import types
 import pytest
 from conftest import Account
 from processes import (
-    patience,
     ROOT,
     Connection,
     free_port,
     handlers,
+    patience,
     posix,
     start_node,
     wait_until_handlers_end,
