@@ -2,16 +2,16 @@
 
     python blockchain_client.py 1111
 
-The number is the port of a running `blockchain_server.py`. Everything that needs a private key is
-done here, and only signatures are sent. From top to bottom:
+The number is the port of a running `blockchain_server.py`. The client signs with private keys. It
+never sends a private key, only signatures. The file has this order:
 
-    Day 05  generate_address ... load_private   keys, and transactions signed with them
-    Day 06  send_request, handle_receive        requests go out, answers come in
+    Day 05  generate_address ... load_private   keys and signatures
+    Day 06  send_request, handle_receive        requests and answers
     Day 06  ask ... whole_number                what a person types
     Day 06  run_command, main                   the menu
 
-Some code is in both scripts, so that each can be read and run alone: `Transaction`,
-`transaction_to_string`, and the functions that make keys.
+`Transaction`, `transaction_to_string` and the functions that make keys are in both scripts. So you
+can read and run each script alone.
 """
 
 import argparse
@@ -38,7 +38,7 @@ except ModuleNotFoundError:
     sys.exit("The package rsa is missing. README.md explains how to install it.")
 
 
-# ---- Day 05: keys. An address is a public key; its private key moves coins.
+# ---- Day 05: keys. An address is a public key, and its private key can sign.
 
 
 def generate_address() -> tuple[str, str]:
@@ -51,23 +51,27 @@ def generate_address() -> tuple[str, str]:
 
 
 def get_address_from_public(public: bytes) -> str:
-    """Return a public key in PEM as one line, without its first and last line (Day 05)."""
+    """Return a public key as one line (Day 05).
+
+    PEM is a text format for keys. The first and the last line of the PEM are left out.
+    """
     return "".join(public.decode("ascii").splitlines()[1:-1])
 
 
 def extract_from_private(private: bytes) -> str:
-    """Return a private key in PEM as one line, without its first and last line (Day 05)."""
+    """Return a private key as one line, in the same way (Day 05)."""
     return "".join(private.decode("ascii").splitlines()[1:-1])
 
 
-# ---- Day 05: transactions. They are filled in, turned into text, and signed.
+# ---- Day 05: transactions. The client makes one, and signs its string.
 
 
 @dataclasses.dataclass(frozen=True)
 class Transaction:
-    """Coins that one account sends to another. It cannot change after it was made.
+    """Coins that one account sends to another (Day 02). A transaction cannot be changed.
 
-    pickle does not send the class. It sends its name, `__main__.Transaction`, and the fields.
+    A pickle of it has the name of the class, `__main__.Transaction`, and the fields. It does not
+    have the code of the class.
     """
 
     sender: str  # an address: the public key that checks the signature
@@ -85,57 +89,58 @@ def initialize_transaction(
 
 
 def transaction_to_string(transaction: Transaction) -> str:
-    """Return a transaction as text. The sender signs this text (Day 03).
+    """Return a transaction as a string. The sender signs this string (Day 03).
 
-    The node has the same function. If one character differs, every signature is invalid.
+    The node has the same function. If one character differs, no signature is valid.
     """
     return str(vars(transaction))
 
 
 def sign_transaction(transaction: Transaction, private: str) -> bytes:
-    """Return the signature of a transaction, made with SHA-1 (Day 05).
+    """Sign a transaction with SHA-1. Return the signature (Day 05).
 
-    `private` is a private key as returned by `extract_from_private`.
+    `private` is a private key in the form that `extract_from_private` returns.
     """
     data = transaction_to_string(transaction).encode("utf-8")
     return bytes(rsa.sign(data, load_private(private), "SHA-1"))
 
 
 def load_private(private: str) -> rsa.PrivateKey:
-    """Return the private key. For a damaged key, `rsa` and `pyasn1` raise many kinds of errors."""
+    """Turn the string of a private key into a key. A damaged one raises errors of many kinds."""
     pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
     return rsa.PrivateKey.load_pkcs1(pem.encode("utf-8"))
 
 
-# ---- Day 06: the node. Requests go out as pickles, answers come in as the text of a dict.
+# ---- Day 06: the node. A request is sent as a pickle. An answer is a dict as a string.
 
-ANSWER_SECONDS = 5  # how long to wait for an answer before the menu is shown again
+ANSWER_SECONDS = 5  # how long the client waits for an answer
 
 
 def send_request(client: socket.socket, answered: threading.Event, message: dict[str, Any]) -> None:
     """Send a request, and wait until `handle_receive` has shown an answer (Day 06)."""
     answered.clear()
-    with contextlib.suppress(OSError):  # the node has gone: handle_receive notices that, too
+    with contextlib.suppress(OSError):  # the node has ended: handle_receive notices this, too
         client.sendall(pickle.dumps(message))
-    for _ in range(ANSWER_SECONDS * 10):  # on Windows, Ctrl-C works only between two waits
+    # On Windows, Ctrl-C cannot stop a wait. So this waits many times, for 0.1 seconds each.
+    for _ in range(ANSWER_SECONDS * 10):
         if answered.wait(0.1):
             return
     print("No answer from the node.")
     if message["request"] == "transaction":
-        print("The transaction may still count. With the same comment, it never counts twice.")
+        print("The transaction may count. Repeat it with the same comment: it counts only once.")
 
 
 def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn:
-    """Show the answers of the node. When the node has gone, end the client (Day 06).
+    """Show the answers of the node. When the node ends, end the client, too (Day 06).
 
-    This function runs in a thread of its own.
+    This function runs in a second thread.
     """
     try:
         with client, contextlib.suppress(ConnectionAbortedError, ConnectionResetError):
             while response := client.recv(65536):
                 answer = response.decode("utf8", "backslashreplace")
-                # Control characters are shown as text, like \x1b, so they cannot control the
-                # terminal.
+                # Control characters are shown in a form like \x1b. So they cannot control the
+                # terminal. `ascii` puts quotes around this form, and [1:-1] removes them.
                 shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
                 print(f"[*] Message from node: {shown}")
                 if answer.startswith("{'result': True,"):
@@ -144,14 +149,15 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn
         print("\nThe connection to the node has ended.", file=sys.stderr)
     except BrokenPipeError:  # nobody reads the output any more
         os._exit(1)
-    # SIGINT stops input(), as Ctrl-C does, and input() then restores the terminal. If SIGINT comes
-    # just before input() begins, it is lost. So it is sent again each second.
+    # End the client. The main thread waits in input(). SIGINT stops input(), as Ctrl-C does, and
+    # the terminal is as before. (On Windows, it ends the process.) SIGINT is lost if it comes just
+    # before input() begins. So this loop sends it every second.
     while True:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
 
-# ---- Day 06: what a person types. After a mistake, only the same field is asked again.
+# ---- Day 06: what a person types. After a mistake, the client asks for the same field again.
 
 T = TypeVar("T")
 
@@ -161,10 +167,10 @@ class BackToMenu(Exception):
 
 
 def ask(field: str, check: Callable[[str], T], optional: bool = False) -> T:
-    """Ask for a field until `check` accepts what was typed. Return the result of `check`.
+    """Ask for a field until `check` accepts the answer. Return the result of `check`.
 
-    `check` raises ValueError with a sentence that says what is wrong. An empty line raises
-    BackToMenu, unless the field is `optional`.
+    If the answer is wrong, `check` raises ValueError with a sentence for the person. An empty line
+    raises BackToMenu, unless the field is `optional`.
     """
     while True:
         typed = input(f"{field}: ").strip()
@@ -178,7 +184,7 @@ def ask(field: str, check: Callable[[str], T], optional: bool = False) -> T:
 
 
 def bare_key(typed: str) -> str:
-    """Return a key without the label, line breaks and spaces that were copied with it."""
+    """Remove from a copied key its label, for example "Address:", its line breaks and spaces."""
     return "".join(typed.rpartition(":")[2].split())
 
 
@@ -188,57 +194,59 @@ def whole_address(typed: str) -> str:
     pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
         key = rsa.PublicKey.load_pkcs1(pem.encode("ascii"))
-        spelling = get_address_from_public(key.save_pkcs1())
-        if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and spelling == address:
+        valid_address = get_address_from_public(key.save_pkcs1())
+        if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and address == valid_address:
             return address
-    raise ValueError("this is not a complete address. (A private key goes to Private_key only.)")
+    raise ValueError("this is not a valid address. (Private keys go to Private_key only.)")
 
 
 def private_key_of(address: str, typed: str) -> str:
-    """Return the private key of an address. Raises ValueError if it is another one, or damaged."""
+    """Return the private key of `address`. Raises ValueError if it is damaged or does not fit."""
     private = bare_key(typed)
-    mistake = "this is not a complete private key."
+    mistake = "this is not a valid private key."
     with contextlib.suppress(Exception):  # as in whole_address
         key = load_private(private)
+        # In a damaged key, the numbers do not fit each other.
         if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
             if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
                 return private
-            mistake = "this is the private key of another address."
-    raise ValueError(f"{mistake} (An empty line leads back to the menu.)")
+            mistake = "this key belongs to another address."
+    raise ValueError(f"{mistake} Press Enter for the menu.")
 
 
 def address_or_text(typed: str) -> str:
-    """Return an address, or any other text. Raises ValueError if the receiver is not what it seems.
+    """Return an address, or any other text. Raises ValueError if coins sent to it would be lost.
 
-    A part of an address ends with "=", or looks like a key. Two texts can look the same if one of
-    them has characters that are not visible. Python reads an unknown byte as U+FFFD.
+    A text that looks like a key, or ends with "=", may be a part of an address. Most characters
+    that are not visible are refused: with them, two receivers look the same. A byte that Python
+    cannot read becomes U+FFFD, and would make one receiver of many.
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
-    no_key(typed)
+    no_key(typed)  # raises ValueError, too
     if typed.endswith("="):
         raise ValueError("this looks like a part of an address. Enter the complete address.")
     for character in typed:
         if not character.isprintable() or character == "\ufffd":
-            raise ValueError(f"the character {character!a} is not visible, or was not read.")
+            raise ValueError(f"the character {character!a} is invisible or unreadable.")
     return typed
 
 
 def no_key(typed: str) -> str:
-    """Return the text. Raises ValueError if it holds a key, or a part of one.
+    """Return the text. Raises ValueError if it contains a key, or a part of a key.
 
-    Keys are written in base64, and 24 characters of a key have upper case, lower case and digits.
-    In normal text, long words, hashes and paths do not have all three.
+    Keys are base64. 24 characters of a key nearly always contain upper case, lower case and digits.
+    Normal text rarely has such a part. (The "/" of base64 is left out: paths are full of it.)
     """
-    for run in re.findall("[A-Za-z0-9+/]{24,}", typed):
-        if re.search("[A-Z]", run) and re.search("[a-z]", run) and re.search("[0-9]", run):
-            raise ValueError("this looks like a private key, or a part of a key. It is not sent.")
+    for part in re.findall("[A-Za-z0-9+]{24,}", typed):
+        if re.search("[A-Z]", part) and re.search("[a-z]", part) and re.search("[0-9]", part):
+            raise ValueError("this looks like a key, or a part of a key. It is not sent.")
     return typed
 
 
 def whole_number(least: int, typed: str) -> int:
-    """Return a whole number. Raises ValueError if it is not one, or less than `least`."""
-    # \d is a digit of any width and script. Python refuses numbers of more than 4,300 digits.
+    """Return a whole number. Raises ValueError if it is not one, or is below `least`."""
+    # \d is a digit in any script, also a full-width one. Python refuses more than 4,300 digits.
     if re.fullmatch(r"\d{1,4000}", typed) and int(typed) >= least:
         return int(typed)
     raise ValueError(f"this must be a whole number, {least} or more.")
@@ -248,12 +256,12 @@ def whole_number(least: int, typed: str) -> int:
 
 
 def run_command(client: socket.socket, answered: threading.Event) -> None:
-    """Show the menu, and do what is chosen from it. Raises BackToMenu at an empty line."""
+    """Show the menu, and run the command that is typed. An empty line raises BackToMenu."""
     command_dict = {"1": "generate_address", "2": "get_balance", "3": "transaction"}
     print("Command list:")
     for number, name in command_dict.items():
         print(f"{number}. {name}")
-    # NFKC turns the full-width digits of a Chinese keyboard into plain ones.
+    # NFKC changes the full-width digits of a Chinese keyboard to normal digits.
     command = command_dict.get(unicodedata.normalize("NFKC", ask("Command", str, optional=True)))
     message: dict[str, Any] = {"request": command}
     if command == "generate_address":
@@ -274,29 +282,31 @@ def run_command(client: socket.socket, answered: threading.Event) -> None:
         message["signature"] = sign_transaction(message["data"], private_key)
         send_request(client, answered, message)
     else:
-        print("Unknown command.")
-        print(f"Type a number from 1 to {len(command_dict)}; Ctrl-C ends the client.")
+        print(f"Unknown command.\nType 1 to {len(command_dict)}; Ctrl-C ends the client.")
 
 
 def prepare_terminal() -> None:
-    """Set up what a person types and sees: line editing, pastes, characters, and Ctrl-C."""
-    # Bytes that cannot be read, or characters that cannot be shown, must not stop the program.
+    """Prepare the terminal: arrow keys, pastes of several lines, any character, and Ctrl-C."""
+    # The program must not stop if it cannot read a byte or show a character.
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores SIGINT
-    warnings.simplefilter("ignore")  # rsa warns about damaged keys: private_key_of refuses them
-    if locale.setlocale(locale.LC_CTYPE) == "C":  # also if LC_ALL names one that is not installed
-        os.environ["LC_ALL"] = "C.UTF-8"  # otherwise, readline drops Chinese characters
-    with contextlib.suppress(ImportError):  # Windows has no readline, and edits lines by itself
-        import readline  # gives input() the arrow keys
+    # A shell that starts a program in the background lets it ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    warnings.simplefilter("ignore")  # rsa warns about damaged keys, and private_key_of refuses them
+    # Also if LC_ALL names a locale that is not installed, Python uses the locale C. In it, readline
+    # loses Chinese characters.
+    if locale.setlocale(locale.LC_CTYPE) == "C":
+        os.environ["LC_ALL"] = "C.UTF-8"
+    with contextlib.suppress(ImportError):  # Windows has no readline. It edits lines itself.
+        import readline  # with it, input() knows the arrow keys
 
         readline.set_auto_history(False)  # the Up key must not show a private key again
-        # A paste with line breaks, like a long key, arrives as one answer.
+        # A paste with line breaks, for example of a long key, becomes one answer.
         readline.parse_and_bind("set enable-bracketed-paste on")
 
 
 def main() -> None:
-    """Show the menu until the input ends, or the node has gone."""
+    """Show the menu until the input or the node ends."""
     parser = argparse.ArgumentParser(description="A menu for a blockchain node on 127.0.0.1.")
     parser.add_argument("port", type=int, help="the port of the node, for example 1111")
     port = parser.parse_args().port
@@ -305,8 +315,8 @@ def main() -> None:
     try:
         client.connect(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", error)
-        sys.exit(f"blockchain_client.py: no node on port {port} ({reason}). Start the node first.")
+        reason = str(getattr(error, "strerror", error)).rstrip(".")
+        sys.exit(f"blockchain_client.py: no node on port {port}: {reason}. Start the node.")
     answered = threading.Event()
     status = 1
     with contextlib.suppress(BrokenPipeError):  # nobody reads the output any more
@@ -317,10 +327,11 @@ def main() -> None:
                 with contextlib.suppress(BackToMenu):
                     run_command(client, answered)
         except (EOFError, KeyboardInterrupt) as end:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C shows no traceback
             print()
-            status = 0 if isinstance(end, EOFError) else 130
-    # If the socket is closed, the node has gone: see handle_receive. With sys.exit in place of
-    # os._exit, Python aborts if handle_receive is printing at that moment.
+            status = 0 if isinstance(end, EOFError) else 130  # 130 is usual after Ctrl-C
+    # If the node has ended, handle_receive has closed the socket, and fileno() is below 0.
+    # sys.exit is not used: it can abort Python while handle_receive prints.
     os._exit(1 if client.fileno() < 0 else status)
 
 

@@ -1,18 +1,18 @@
-"""A blockchain node in one file: the ledger of Days 02 to 05, put on a socket on Day 06.
+"""A blockchain node in one file. Days 02 to 05 make a ledger, and Day 06 adds the network.
 
     python blockchain_server.py 1111
 
 The node mines until Ctrl-C. Meanwhile, `blockchain_client.py` asks it for balances and sends it
-signed transactions. From top to bottom, this file follows the series:
+signed transactions. The file has the same order as the series of articles:
 
-    Day 02  Transaction, Block, BlockChain          what a chain is made of
+    Day 02  Transaction, Block, BlockChain          the parts of a chain
     Day 03  transaction_to_string ... append_block  hashing and mining
     Day 04  adjust_difficulty ... check_block       difficulty, balances, verification
-    Day 05  generate_address ... add_transaction    keys, signatures, the rules of money
+    Day 05  generate_address ... add_transaction    keys, signatures, rules for transactions
     Day 06  start ... main                          threads, sockets, requests from outside
 
-All parts print with the function `say`, near the end. In a Python shell, `BlockChain()` is the
-ledger alone, without a node. README.md lists what is simplified.
+All parts print with the function `say`, near the end. In a Python shell, `BlockChain()` makes a
+ledger without a node. README.md lists what is simplified.
 """
 
 import argparse
@@ -37,12 +37,12 @@ except ModuleNotFoundError:
     sys.exit("The package rsa is missing. README.md explains how to install it.")
 
 
-# ---- Day 02: the shapes. A chain is a list of blocks, a block holds a list of transactions.
+# ---- Day 02: the data. A chain is a list of blocks, and a block has a list of transactions.
 
 
 @dataclasses.dataclass(frozen=True)
 class Transaction:
-    """Coins that one account sends to another (Day 02). It cannot change after it was made."""
+    """Coins that one account sends to another (Day 02). A transaction cannot be changed."""
 
     sender: str  # an address: the public key that checks the signature
     receiver: str  # an address, or any other string
@@ -53,28 +53,29 @@ class Transaction:
 
 @dataclasses.dataclass
 class Block:
-    """A list of transactions, and the proof that work was done to mine them (Day 02)."""
+    """A list of transactions (Day 02). Its hash proves that the miner did work for it."""
 
-    previous_hash: str  # the hash of the block before: this makes the blocks a chain
+    previous_hash: str  # the hash of the block before; it makes a chain of the blocks
     difficulty: int  # number of zeros that the hash must begin with
     miner: str  # the address that gets the rewards and the fees
     miner_rewards: int  # coins that this block creates
     hash: str = ""  # empty until the block is mined
     nonce: int = 0  # the number that gives the hash its zeros
-    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # start of mining
+    # The second in which the mining of this block began.
+    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))
     transactions: list[Transaction] = dataclasses.field(default_factory=list)
 
 
 class Refused(Exception):
-    """Raised to refuse something. The text can be shown to whoever asked."""
+    """Raised to refuse something. Its text is shown to the person who asked."""
 
 
 class BlockChain:
-    """The ledger. `start()` turns it into a node.
+    """The ledger: the chain, and the data that belongs to it. `start()` makes a node of it.
 
     The main thread mines. A thread for each client calls `get_balance` and `add_transaction`.
-    One lock guards the data that both use. While a thread holds the lock, it does not hash blocks,
-    check signatures, print, or use the network.
+    One lock guards the data that these threads share. A thread holds the lock for a short time
+    only: it hashes blocks, checks signatures, prints and uses the network without the lock.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
@@ -87,26 +88,28 @@ class BlockChain:
         self.chain: list[Block] = []  # the oldest block is first; only append_block adds blocks
         self.pending_transactions: list[Transaction] = []  # accepted, and not yet mined
 
-        # The rest follows from these two lists, and is kept up to date.
-        self.lock = threading.Lock()
+        # These four are computed from the two lists above, and change together with them. Here,
+        # `outgoing` holds the coins that an account pays with its pending transactions.
         # A Counter returns 0 for an account that it does not know.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
-        self.outgoing: collections.Counter[str] = collections.Counter()  # coins it has pending
+        self.outgoing: collections.Counter[str] = collections.Counter()
         self.accepted_transactions: set[Transaction] = set()  # pending or mined
         self.chain_work = 0  # how many hashes it takes, on average, to mine this chain
+        self.lock = threading.Lock()
 
         self.socket_host = "127.0.0.1"
         self.socket_port = socket_port
 
-    # ---- Day 03: hashing and mining. A hash is a fingerprint; the work makes it costly to forge.
+    # ---- Day 03: hashing and mining. A hash identifies a block. Mining makes a forgery costly.
 
     GENESIS_PREVIOUS_HASH = "Hello World!"
 
     @staticmethod
     def transaction_to_string(transaction: Transaction) -> str:
-        """Return a transaction as text. The sender signs this text, and a block hashes it (Day 03).
+        """Return a transaction as a string (Day 03).
 
-        The client has the same function. If one character differs, every signature is invalid.
+        The sender signs this string, and the hash of a block includes it. The client has the same
+        function. If one character differs, no signature is valid.
 
         >>> BlockChain.transaction_to_string(Transaction("alice", "bob", 50, 1, "Thank you"))
         "{'sender': 'alice', 'receiver': 'bob', 'amounts': 50, 'fee': 1, 'message': 'Thank you'}"
@@ -114,24 +117,25 @@ class BlockChain:
         return str(vars(transaction))
 
     def get_transactions_string(self, block: Block) -> str:
-        """Return the texts of all transactions in a block, one after the other (Day 03)."""
+        """Return the strings of all transactions in a block, one after the other (Day 03)."""
         return "".join(map(self.transaction_to_string, block.transactions))
 
     def get_block_bytes(self, block: Block) -> bytes:
-        """Return the bytes that are hashed before the nonce: all other fields, as a dict's text.
+        """Return the part of a block that is hashed before the nonce, as bytes.
 
-        SHA-1 reads its input in pieces of 64 bytes. Spaces fill up the last piece here. So the
-        nonce starts a new piece, and each try hashes only this one.
+        It is a dict of all fields except the hash and the nonce, as a string. Spaces are added,
+        because SHA-1 reads its input in pieces of 64 bytes: after them, the nonce begins a new
+        piece, and each try of the miner hashes only this new piece.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
         data = str(fields).encode("utf-8")
-        return data + b" " * (-len(data) % 64)
+        return data + b" " * (-len(data) % 64)  # as many as are missing in the last piece
 
     def get_hash(self, block: Block, nonce: int) -> str:
         """Return the SHA-1 of the block with this nonce, as 40 hex digits (Day 03).
 
-        Each nonce gives another hash, and nobody can know it without computing it:
+        Each nonce gives another hash. The only way to know it is to compute it:
 
         >>> block = Block("Hello World!", 1, "alice", 10, timestamp=1571000000)
         >>> [BlockChain().get_hash(block, nonce)[:8] for nonce in (0, 1, 2)]
@@ -141,8 +145,8 @@ class BlockChain:
         return hashlib.sha1(data).hexdigest()
 
     def get_genesis_block(self) -> Block:
-        """Return a first block for a chain. It took no work (Day 03)."""
-        # lkm543 wrote the series.
+        """Return the first block of a chain. It is not mined: its difficulty is 0 (Day 03)."""
+        # The miner of this block is lkm543, the author of the series.
         block = Block(self.GENESIS_PREVIOUS_HASH, 0, "lkm543", self.miner_rewards)
         return dataclasses.replace(block, hash=self.get_hash(block, block.nonce))
 
@@ -155,7 +159,8 @@ class BlockChain:
         """Copy the pending transactions with the highest fees into the block (Day 03).
 
         They stay pending until the block is on the chain. So nothing is lost if mining is
-        interrupted. Among equal fees, the oldest transaction goes first.
+        interrupted. If fees are equal, the oldest transaction goes first: `sorted` keeps the
+        order of equal items, also with `reverse`.
         """
         with self.lock:
             best_first = sorted(self.pending_transactions, key=lambda t: t.fee, reverse=True)
@@ -167,7 +172,7 @@ class BlockChain:
         `miner` is the address that gets the coins. Raises Refused if there is no genesis block.
         """
         if not self.chain:
-            raise Refused("There is no block to build on. Call create_genesis_block() first.")
+            raise Refused("The chain has no block. Call create_genesis_block() first.")
         block = Block(self.chain[-1].hash, self.difficulty, miner, self.miner_rewards)
         self.add_transaction_to_block(block)
         start = time.perf_counter()
@@ -184,19 +189,20 @@ class BlockChain:
     def find_nonce(self, block: Block) -> int:
         """Return the lowest nonce whose hash begins with `block.difficulty` zeros.
 
-        A hash cannot be computed backwards, so a miner can only try one nonce after the other.
-        Each further zero takes sixteen times as many tries, because a hex digit has sixteen
-        values. In its plainest form, the search is this loop:
+        Nobody can compute the nonce from the hash. So a miner tries one nonce after the other.
+        One more zero takes sixteen times as many tries, because a hex digit has sixteen values.
+        The plain form of the search is this loop:
 
             nonce = 0
             while not self.get_hash(block, nonce).startswith("0" * block.difficulty):
                 nonce += 1
 
-        The code below finds the same nonce, almost as fast as hashlib can hash. SHA-1 reads the
-        bytes before the nonce once, and each try continues from a copy of its state. A hash
-        begins with enough zeros if it is not higher than a target: both are compared as bytes.
+        The code below finds the same nonce, and is almost as fast as hashlib. It hashes the bytes
+        before the nonce only once. Each try copies that hash object, and adds the nonce to it.
+        The target is the highest hash that begins with enough zeros. Bytes of equal length can be
+        compared like numbers, so a hash is good if its bytes are not above those of the target.
         """
-        target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
+        target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")  # 40 hex digits, 20 bytes
         beginning = hashlib.sha1(self.get_block_bytes(block))
         start = time.perf_counter()
         for nonce in range(1000):
@@ -204,8 +210,9 @@ class BlockChain:
             attempt.update(b"%d" % nonce)
             if attempt.digest() <= target:
                 return nonce
-        # From 1000 on, a thousand nonces share their first digits. The last three come from a
-        # list, because formatting a number takes as long as hashing it.
+        # Longer nonces share digits: 1000 to 1999 all begin with 1. So the shared digits are hashed
+        # once for a thousand nonces. The last three digits come from a list: if
+        # each nonce was made into text, the search would be a third slower.
         thousands = 0
         while True:
             thousands += 1
@@ -216,27 +223,28 @@ class BlockChain:
                 attempt.update(last_digits)
                 if attempt.digest() <= target:
                     return thousands * 1000 + int(last_digits)
-            if thousands % 1000 == 0 and os.isatty(1):  # after each million, on a terminal only
+            if thousands % 1000 == 0 and os.isatty(1):  # after each million nonces
                 self.show_progress(block, thousands * 1000, time.perf_counter() - start)
 
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
-        """Show on a terminal how the mining of this block goes.
+        """Show the progress of mining a block, on a terminal only.
 
-        Mining has no memory. However long it has taken so far, the average time from now on is
-        the same.
+        The tries that failed do not help the next one. So the average time that is left is always
+        the same, also after a long time of mining.
         """
         rate = tries / seconds
         average = 16**block.difficulty / rate
         so_far = f"Block {len(self.chain)} @ difficulty {block.difficulty}: {seconds:.0f}s"
         packed = f"{len(block.transactions)} of {len(self.pending_transactions)} pending"
         line = f"{so_far} (average {average:,.0f}s, {rate:,.0f} hashes/s), {packed}"
-        # Some terminals report 0 columns. A full row may begin a new one, so one column stays free.
+        # Some terminals report 0 columns: then 80 is used. The last column stays empty, because
+        # some terminals go to the next row when a row is full.
         say(line[: (os.get_terminal_size().columns or 80) - 1], changing=True)
 
     def append_block(self, block: Block) -> None:
-        """Append a block to the chain, and update everything that follows from the chain.
+        """Append a block to the chain, and update the data that is computed from the chain.
 
-        Every block enters the chain here, whoever mined it. Nothing is checked here.
+        Only this function adds blocks to the chain. It does not check them.
         """
         mined = set(block.transactions)
         with self.lock:
@@ -248,6 +256,7 @@ class BlockChain:
                 self.balances[transaction.receiver] += transaction.amounts
                 self.balances[block.miner] += transaction.fee
             self.accepted_transactions |= mined
+            # Begin with no pending transactions. Add those again that this block did not mine.
             pending, self.pending_transactions = self.pending_transactions, []
             self.outgoing.clear()
             for transaction in pending:
@@ -255,32 +264,33 @@ class BlockChain:
                     self.add_pending_transaction(transaction)
 
     def add_pending_transaction(self, transaction: Transaction) -> None:
-        """Let an accepted transaction wait for its block. The caller must hold the lock."""
+        """Make an accepted transaction pending. The caller must hold the lock."""
         self.pending_transactions.append(transaction)
         self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
         self.accepted_transactions.add(transaction)
 
-    # ---- Day 04: difficulty, balances, verification. Trust nobody: compute everything again.
+    # ---- Day 04: difficulty, balances, verification. The hashes prove that nothing was changed.
 
     def adjust_difficulty(self) -> int:
-        """Adjust the difficulty to the time that blocks took, after every tenth mined block.
+        """After every tenth mined block, change the difficulty if blocks were too fast or too slow.
 
-        Returns the difficulty for the next block (Day 04). One more zero is sixteen times the
-        work. So it is added only if blocks would still take at most `block_time`, here 30 s:
+        Returns the difficulty of the next block (Day 04). One more zero means sixteen times the
+        work. So a zero is added only if 16 times the average is within `block_time`, here 30 s:
 
-            average  1 s    16 times this is 16 s: one more zero
-            average  5 s    16 times this is 80 s: keep the difficulty
-            average 40 s    too slow: one zero less, but never less than one zero
+            average  1 s    16 times 1 s is 16 s: add a zero
+            average  5 s    16 times 5 s is 80 s: keep the difficulty
+            average 40 s    too slow: remove a zero, but keep at least one
         """
         span = self.adjust_difficulty_blocks
         mined = len(self.chain) - 1  # the genesis block was not mined
         if mined == 0 or mined % span:
             return self.difficulty
-        # A timestamp says when mining began. So the time for the newest block is not included.
+        # A timestamp says when mining began. So the average is over the ten blocks before the
+        # newest one.
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
         if average > self.block_time and self.chain[-1].difficulty > 1:
             step, verdict = -1, "Lower the difficulty"
-        elif 0 <= average * 16 <= self.block_time:  # below 0 if the clock was set back
+        elif 0 <= average * 16 <= self.block_time:  # below 0: the clock was changed
             step, verdict = 1, "High up the difficulty"
         else:
             step, verdict = 0, "Keep the difficulty"
@@ -289,15 +299,15 @@ class BlockChain:
         return self.difficulty
 
     def get_balance(self, account: str) -> int:
-        """Return the coins of an account after the newest block; 0 if it is unknown (Day 04)."""
+        """Return the coins of an account after the newest block, or 0 if it is unknown (Day 04)."""
         with self.lock:
             return self.balances[account]
 
     def verify_blockchain(self) -> bool:
-        """Check the whole chain; print the first error, or `Hash correct!` (Day 04).
+        """Check the whole chain. Print the first error, or `Hash correct!` (Day 04).
 
-        Returns True if no change was found. A changed block cannot be found if this block and
-        all later ones were mined again with as much work as before.
+        Returns True if it finds no change. If somebody changes a block, and mines it and all later
+        blocks again with the same work, no check can find this.
         """
         with self.lock:
             chain, chain_work = list(self.chain), self.chain_work
@@ -307,11 +317,11 @@ class BlockChain:
                 self.check_block(block)
                 if block.previous_hash != previous_hash:
                     raise Refused("it does not follow the block before it!")
-            except Exception as fault:  # Refused, or any error that a wrong value in a field causes
-                say(f"Block {height}: {fault}")
+            except Exception as error:  # a wrong value in a field can cause any error
+                say(f"Block {height}: {error}")
                 return False
-        # Each block alone may be right, although the last blocks were cut off, or some blocks were
-        # mined again at a lower difficulty. The sum of their work shows it.
+        # Somebody may have removed the last blocks, or mined blocks again at a lower difficulty.
+        # Then each block is correct, but the sum of their work is wrong.
         work = sum(16**block.difficulty for block in chain)
         if work != chain_work:
             more = "more" if work > chain_work else "less"
@@ -321,25 +331,25 @@ class BlockChain:
         return True
 
     def check_block(self, block: Block) -> None:
-        """Raise Refused if the hash of this block is wrong, or does not show the work.
+        """Raise Refused if the hash of this block is wrong, or has too few zeros.
 
-        This looks at one block alone. It does not check the link to the block before, or the
-        rules for difficulty and rewards. It does not check whether the senders had the coins,
-        whether they signed, and whether a transaction was mined before.
+        This function knows only this block. So it does not check the link to the block before, or
+        the rules for difficulty and rewards. It also does not check whether the senders had the
+        coins, whether they signed, and whether a transaction was mined before.
         """
-        # An empty tuple or dict would give the same text as an empty list.
+        # An empty tuple gives the same hash as an empty list. So the type is checked, too.
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
             raise Refused("its content is not what was hashed!")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
             raise Refused("its hash does not show the work!")
 
-    # ---- Day 05: keys and signatures. An address is a public key; its private key moves coins.
+    # ---- Day 05: keys and signatures. An address is a public key, and its private key can sign.
 
     def generate_address(self) -> tuple[str, str]:
         """Make a pair of keys. Return the address, which is the public key, and the private key.
 
-        Both are one line of base64 (Day 05). Keys of 512 bits are short enough to copy and paste,
-        and too short to protect real coins: see README.md, "Limits".
+        Both are one line of base64 (Day 05). Keys of 512 bits are easy to copy and paste. But they
+        are too short to protect real coins: see README.md, "Limits".
         """
         public, private = rsa.newkeys(512)
         address = self.get_address_from_public(public.save_pkcs1())
@@ -347,45 +357,50 @@ class BlockChain:
 
     @staticmethod
     def get_address_from_public(public: bytes) -> str:
-        """Return a public key in PEM as one line, without its first and last line (Day 05)."""
+        """Return a public key as one line (Day 05).
+
+        PEM is a text format for keys. The first and the last line of the PEM are left out.
+        """
         return "".join(public.decode("ascii").splitlines()[1:-1])
 
     @staticmethod
     def extract_from_private(private: bytes) -> str:
-        """Return a private key in PEM as one line, without its first and last line (Day 05)."""
+        """Return a private key as one line, in the same way (Day 05)."""
         return "".join(private.decode("ascii").splitlines()[1:-1])
 
     @staticmethod
-    @functools.lru_cache(maxsize=1024)  # reading a key takes longer than checking a signature
+    @functools.lru_cache(maxsize=1024)  # remembers keys: reading one takes longer than using it
     def get_public_from_address(address: str) -> rsa.PublicKey:
         """Return the public key in an address. Raises Refused if the address is not valid.
 
-        The senders choose these keys. With a key of 60,000 bits, one signature check would take
-        minutes. The base64 decoder ignores unknown characters. So one key could be written in
-        many ways, and each would be another account.
+        A sender can choose any key. One signature check with a key of 60,000 bits takes minutes.
+        So keys of more than 4096 bits are refused. The base64 decoder ignores unknown characters.
+        So many strings give the same key, and each would be another account. Only the string that
+        `get_address_from_public` returns is valid.
         """
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
         with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
             key = rsa.PublicKey.load_pkcs1(pem.encode("ascii"))
-            spelling = BlockChain.get_address_from_public(key.save_pkcs1())
-            if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and spelling == address:
+            valid_address = BlockChain.get_address_from_public(key.save_pkcs1())
+            if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and address == valid_address:
                 return key
         raise Refused("Sender must be an address made by generate_address!")
 
     def check_fields(self, transaction: Transaction) -> None:
         """Raise Refused if this is not a Transaction, or if a field is not valid.
 
-        `isinstance` is too weak here: True is an int, and a subclass can define how it compares.
-        NaN, which makes every comparison false, is not an int.
+        `isinstance` accepts too much: True is an int, too, and a subclass of int can compare as it
+        likes. NaN is not an int. A comparison alone would accept it, because `NaN <= 0` is false.
         """
-        # An object of another class is never equal to a Transaction, so it could be paid twice.
+        # An object of another class is never equal to a Transaction. So add_transaction would not
+        # find it in accepted_transactions, and could accept it twice.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
             raise Refused("Amounts must be a whole number above 0!")
         if type(transaction.fee) is not int or transaction.fee < 0:
             raise Refused("Fee must be a whole number, 0 or more!")
-        # No account will ever own so much, and `str` fails for numbers of thousands of digits.
+        # No account has so many coins. And `str` fails for numbers of thousands of digits.
         if transaction.amounts + transaction.fee > 10**18:
             raise Refused("Balance not enough!")
         for name in ("sender", "receiver", "message"):
@@ -399,36 +414,39 @@ class BlockChain:
         """Return True if the sender of the transaction signed it, with SHA-1 (Day 05)."""
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
-        # OverflowError: the signature names a hash that is too long for the key, like SHA-512.
+        # rsa.verify returns the name of the hash function in the signature. It raises OverflowError
+        # if that hash is too long for the key, for example SHA-512.
         with contextlib.suppress(rsa.VerificationError, OverflowError):
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
         return False
 
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
-        """Accept a signed transaction, so that it will be mined, or refuse it (Day 05).
+        """Accept a signed transaction, or refuse it (Day 05). An accepted one becomes pending.
 
-        Returns whether it was accepted, and a message. Never raises an exception, even if the
-        fields are wrong.
+        Returns True or False, and a message. Never raises an exception, whatever values the fields
+        have.
         """
         try:
             self.check_fields(transaction)
-            signed = self.check_signature(transaction, signature)  # slow, so before the lock
+            # This check is slow, so it is done before the lock is taken.
+            signed = self.check_signature(transaction, signature)
             cost = transaction.amounts + transaction.fee
             with self.lock:
                 if transaction in self.accepted_transactions:
                     raise Refused("Accepted before! To pay the same again, change the comment.")
-                # This checks the coins, and add_pending_transaction reserves them. Without the
-                # lock, two threads could both check before one of them reserves.
+                # The next line checks the coins, and add_pending_transaction adds them to
+                # `outgoing`. Without the lock, two threads could check the same coins first, and
+                # then both spend them.
                 if cost > self.balances[transaction.sender] - self.outgoing[transaction.sender]:
                     raise Refused("Balance not enough!")
-                if not signed:  # said after the balance, as in the article
+                if not signed:  # the article checks this after the balance
                     raise Refused("RSA Verified wrong!")
                 self.add_pending_transaction(transaction)
         except Refused as refusal:
             return False, str(refusal)
         return True, "Authorized successfully!"
 
-    # ---- Day 06: the node. One thread mines, one waits for clients, and each client has its own.
+    # ---- Day 06: the node. One thread mines, one waits for clients, and one answers each client.
 
     def start(self) -> NoReturn:
         """Run the node: listen, show the miner's keys, mine (Day 06). Never returns.
@@ -437,9 +455,10 @@ class BlockChain:
         """
         self.start_socket_server()
         address, private = self.generate_address()
-        # Show the interpreter and the script's folder as the user typed them for the node.
+        # Show a command for the client. It has the same Python and the same folder as the command
+        # that started this node. Some characters in a path need quotes around it.
         paths = sys.orig_argv[0], os.path.join(os.path.dirname(sys.argv[0]), "blockchain_client.py")
-        python, client = (f'"{path}"' if " " in path else path for path in paths)
+        python, client = (f'"{path}"' if set(path) & set(" ()&;'") else path for path in paths)
         keys = f"Miner address: {address}\nMiner private: {private}\n"
         keys += f"Listening on port {self.socket_port}. Ctrl-C ends the node and its chain.\n"
         keys += f"In another terminal, type: {python} {client} {self.socket_port}"
@@ -449,28 +468,31 @@ class BlockChain:
             self.mine_block(address)
             self.adjust_difficulty()
             if len(self.chain) == 51:
-                # The first fifty blocks came fast, and the keys are no longer on the screen.
+                # The first fifty blocks came fast, and moved the keys off the screen.
                 say(keys)
 
     def start_socket_server(self) -> None:
-        """Open the port, and wait for connections in a thread (Day 06).
+        """Open the port, and start a thread that waits for connections (Day 06).
 
         Raises Refused if the port cannot be used.
         """
-        # The miner never waits, so other threads must ask it for a turn. By default, they ask
-        # after 5 ms, several times for each answer. Here they ask after 20 microseconds.
+        # Python runs one thread at a time, and the miner never waits. So another thread must ask
+        # for its turn, several times for one answer. By default, a thread asks after 5 ms. Here it
+        # asks after 20 microseconds.
         sys.setswitchinterval(0.00002)
         try:
-            # The article's socket, bind and listen in one call, with the options of each system.
+            # This does what socket, bind and listen do in the article. It also sets the options
+            # that each operating system needs.
             server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
         except (OSError, OverflowError) as error:
-            reason = str(getattr(error, "strerror", error)).partition(" (while ")[0]
-            raise Refused(f"port {self.socket_port} failed ({reason}). Choose another.") from error
+            # create_server adds " (while attempting to bind ...)" to the reason. Leave it out.
+            reason = str(getattr(error, "strerror", error)).partition(" (while ")[0].rstrip(".")
+            raise Refused(f"port {self.socket_port}: {reason}. Choose another port.") from error
         self.socket_port = server.getsockname()[1]
         threading.Thread(target=self.wait_for_socket_connection, args=[server], daemon=True).start()
 
     def wait_for_socket_connection(self, server: socket.socket) -> NoReturn:
-        """Give each new connection a thread of its own (Day 06). Never returns."""
+        """Start a thread for each new connection (Day 06). Never returns."""
         while True:
             try:
                 threading.Thread(
@@ -479,8 +501,8 @@ class BlockChain:
             except ConnectionError:  # the client left before it was accepted
                 continue
             except (OSError, RuntimeError, MemoryError) as error:
-                # If no file descriptor is free, the client waits. If no thread can start, its
-                # connection is closed.
+                # If no file descriptor is free, the client waits. If no thread can start, the
+                # connection of the client is closed.
                 say(f"Too many connections: {error}")
                 time.sleep(1)
 
@@ -489,22 +511,24 @@ class BlockChain:
         say(f"Connected by: {address}")
         with connection, connection.makefile("rb") as received:
             refusal = ""
-            # A pickle ends with its own STOP, so nothing has to stand between two requests.
-            # There is no time limit: the person at the other end may be slow.
+            # A pickle ends with the pickle instruction STOP. So requests need no separator.
+            # There is no time limit, because a person may type slowly.
             while not refusal and (beginning := wait_for_bytes(received)):
                 say(f"[*] Received: {beginning!r}")
                 try:
-                    request = RequestReader(RequestBytes(received, MAX_REQUEST_BYTES)).load()
-                    answer = self.respond(request)
+                    request_bytes = RequestBytes(received, MAX_REQUEST_BYTES)
+                    answer = self.respond(RequestReader(request_bytes).load())
                 except Refused as refused:
                     refusal = str(refused)
-                # Here the `except` has ended, and the memory of a refused request is free again.
+                # The request has no name here, and the exception that kept it has ended. So its
+                # memory is free again, even if the next lines must wait.
                 if refusal:
                     say(f"{beginning!r} cannot be parsed: {refusal}")
                     answer = {"message": refusal}
                 with contextlib.suppress(OSError):  # the client has left
                     connection.sendall(str(answer).encode("utf8"))
-            # If we close before we have read all bytes, the client may lose the answer.
+            # If the node closes the connection before it has read all bytes, the client may lose
+            # the answer. So the node says that it sends no more, and reads until the client closes.
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
                 while connection.recv(4096):
@@ -522,7 +546,7 @@ class BlockChain:
             return {"address": address, "balance": self.get_balance(address)}
         if request["request"] == "transaction":
             say("Start to transaction for client...")
-            try:  # `data` arrives as the dict of its fields: see RequestReader
+            try:  # RequestReader returns the Transaction as a dict of its fields
                 transaction, signature = Transaction(**request["data"]), request["signature"]
             except (KeyError, TypeError):
                 raise Refused('transaction needs "data" (a Transaction) and "signature".') from None
@@ -531,28 +555,28 @@ class BlockChain:
         return {"message": "Unknown command."}
 
 
-# ---- Day 06: requests from outside. A pickle is a program: only harmless ones may run here.
+# ---- Day 06: requests from outside. A pickle is a program. Only harmless ones run here.
 
-MAX_REQUEST_BYTES = 16_384  # a transaction takes about 400; the rest is for a long comment
+MAX_REQUEST_BYTES = 16_384  # a transaction has about 400 bytes, or more with a long comment
 
 
 def wait_for_bytes(file: io.BufferedReader) -> bytes:
     """Wait for the next request. Return its first bytes, or b"" if the client has left."""
     with contextlib.suppress(OSError):  # the connection was cut off
-        return file.peek(1)[:100]
+        return file.peek(1)[:100]  # the bytes stay in the file, so RequestReader gets them, too
     return b""
 
 
 class RequestBytes:
-    """The bytes of one request. They are counted, and too many are refused before they are read."""
+    """The bytes of one request. A request that is too long is refused before it is read."""
 
     def __init__(self, file: io.BufferedReader, limit: int) -> None:
-        """Read from `file`, which is a client's connection, at most `limit` bytes."""
+        """Read at most `limit` bytes from `file`, the connection of a client."""
         self.file = file
-        self.limit = self.left = limit
+        self.limit = self.left = limit  # `left`: how many bytes may still be read
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes. Raises Refused if the limit or the connection ends before them."""
+        """Return `size` bytes. Raises Refused if they exceed the limit, or if the client left."""
         self.left -= size
         if self.left < 0:
             raise Refused(f"A request may have at most {self.limit} bytes.")
@@ -580,48 +604,49 @@ class RequestReader(pickle._Unpickler):
         SETITEM                       {'request': 'hello'}
         STOP                          the program ends, and the top of the stack is its result
 
-    Other pickle instructions call any function that the program names, and `pickle.loads` obeys.
-    Checking a pickle before loading it is not safe: then two readers read it, and a trick can make
-    them see different things. So this reader itself does not have these instructions. Python's
-    reader, `_Unpickler`, looks up each instruction in a table. Here the table is shorter.
+    Other pickle instructions can call any function, and `pickle.loads` calls it. It is not safe to
+    check a pickle first, and to load it after that. Then two readers read the same bytes, and an
+    attacker can write bytes that the two readers understand differently. So this reader does not
+    have these pickle instructions. `pickle._Unpickler` is Python's own reader, written in Python:
+    it looks for each pickle instruction in a table. The table of this class is shorter.
     """
 
     stack: list[Any]
 
-    # A loop over bytes gives ints, and the table has an int for each pickle instruction.
+    # The keys of the table are ints, and a loop over bytes gives ints.
     dispatch: ClassVar[dict[int, Any]] = {
         code: pickle._Unpickler.dispatch[code]
         for code in pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK
-        + pickle.MEMOIZE + pickle.BINPUT + pickle.BINGET  # to use an object a second time
+        + pickle.MEMOIZE + pickle.BINPUT + pickle.BINGET  # these use an object a second time
         + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINBYTES + pickle.SHORT_BINBYTES
         + pickle.BININT + pickle.BININT1 + pickle.BININT2 + pickle.LONG1 + pickle.LONG4
         + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
-        # A Transaction comes in three steps: its class, an object of it, and the fields (BUILD).
+        # These make a Transaction: first its class, then an object, then the fields (BUILD).
         + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
     }  # fmt: skip
 
     def load(self) -> Any:
-        """Return the value of the next pickle. Raises Refused if a request cannot look like it."""
+        """Return the value of the next pickle. Raises Refused if it cannot be a request."""
         try:
             return super().load()
         except Refused:
             raise
-        except Exception:  # for example, a pickle instruction is missing in the table
-            raise Refused("A request has only strings, bytes, numbers, a Transaction.") from None
+        except Exception:  # for example, a pickle instruction that is not in the table
+            raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from None
 
     def find_class(self, module: str, name: str) -> type:
-        """Return `object` if the class is named Transaction, in whatever module it was defined.
+        """Return `object` if the name of the class is Transaction. Its module is not important.
 
-        NEWOBJ then makes a bare object(), and load_build puts the dict of fields in its place. So a
-        pickle never gets the real class, and cannot change it.
+        NEWOBJ then makes an empty `object()`. load_build removes it, and keeps the dict of fields.
+        So a pickle never gets the real class, and cannot change it.
         """
         if name == "Transaction":
             return object
-        raise pickle.UnpicklingError
+        raise pickle.UnpicklingError  # `load` makes Refused of it
 
     def load_build(self) -> None:
-        """Take the bare object off the stack, and leave the dict of fields that is above it."""
-        self.stack[-2:] = self.stack[-1:]
+        """Remove the empty object from the stack. The dict of fields above it stays."""
+        del self.stack[-2]
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -629,14 +654,14 @@ class RequestReader(pickle._Unpickler):
 # ---- Day 06: the screen, the end, and the command line.
 
 screen_lock = threading.Lock()
-changing_width = 0  # columns of the line that the next one will replace; 0 if there is none
+changing_width = 0  # columns of the changing line that is on the screen; 0: there is none
 
 
 def say(line: str, changing: bool = False) -> None:
-    """Print a line. A lock keeps the lines of two threads apart.
+    """Print a line. Without the lock, the lines of two threads could mix.
 
-    After a `changing` line, the next line takes its place on the screen: the cursor returns to
-    the start of the row, and spaces erase the old text.
+    The next line replaces a `changing` line: the cursor returns to the start of the row, and
+    spaces erase the old text.
     """
     global changing_width
     with screen_lock:
@@ -651,10 +676,11 @@ def say(line: str, changing: bool = False) -> None:
 def say_goodbye(*_: Any) -> NoReturn:
     """End the process at once on Ctrl-C.
 
-    A KeyboardInterrupt could come just after a lock was taken, and leave it locked.
+    Python's KeyboardInterrupt can come just after a lock was taken. Then nobody releases the lock.
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends a write that waits
-    with contextlib.suppress(OSError):  # nobody reads the output any more
+    # If nobody reads the output, os.write may wait for ever. Then a second Ctrl-C ends the node.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with contextlib.suppress(OSError):  # the output is closed
         os.write(1, b"\nGoodbye! The chain ends with its node.\n")
     os._exit(0)
 

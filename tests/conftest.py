@@ -54,9 +54,9 @@ def mine(ledger, miner="miner", blocks=1):
             ledger.mine_block(miner)
 
 
-def pend(ledger, sender, receiver, amounts, fee=0, message=""):
-    """Let a transaction wait for its block, without the rules and the keys of Day 05. Return it."""
-    transaction = blockchain_server.Transaction(sender, receiver, amounts, fee, message)
+def pend(ledger, account, *payment, **fields):
+    """Make a transaction pending without the rules of Day 05. Return it."""
+    transaction, _signature = account.payment(*payment, **fields)
     with ledger.lock:
         ledger.add_pending_transaction(transaction)
     return transaction

@@ -26,7 +26,7 @@ from blockchain_client import (
 
 MENU = r"Command list:\n1\. generate_address\n2\. get_balance\n3\. transaction\n(.*\n)*?.*Command: "
 FIELDS = ["Address", "Private_key", "Receiver", "Amount", "Fee", "Comment"]
-PART_OF_KEY = "^this looks like a (private key, or a part of a key|part of an address)"
+PART_OF_KEY = "^this looks like a (key, or a part of a key|part of an address)"
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_an_address_must_be_valid_for_the_node():
     """The node refuses keys of less than 512 bits, too."""
     for bits in (360, 504):
         address = get_address_from_public(rsa.newkeys(bits)[0].save_pkcs1())
-        with pytest.raises(ValueError, match=r"^this is not a complete address"):
+        with pytest.raises(ValueError, match=r"^this is not a valid address"):
             whole_address(address)
 
 
@@ -151,7 +151,12 @@ TEXTS = (
     *("test123", "小明", "True", "MIKE", "M", "é", "a" * 24, "1" * 24, "a1" * 20, "http://a.b/c"),
     *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
     *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
-    *("see https://github.com/dvf/blockchain/issues/123", "antidisestablishmentarianism", "2+2=4"),
+    *(
+        "see https://github.com/dvf/blockchain/issues/123",
+        "/home/Anna/projects/report2024",
+        "antidisestablishmentarianism",
+        "2+2=4",
+    ),
 )
 
 
@@ -165,9 +170,7 @@ def test_any_other_text_is_a_receiver_or_a_comment():
 def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read():
     """Otherwise, two accounts look the same, and the coins go to the wrong one."""
     for text in ("bob\u200b", "caf\ufffd", "bob\tjones", "bob\x1b[A", "\udce9"):
-        with pytest.raises(
-            ValueError, match=r"^the character '.*' is not visible, or was not read"
-        ):
+        with pytest.raises(ValueError, match=r"^the character '.*' is invisible or unreadable\.$"):
             address_or_text(text)
 
 
@@ -175,10 +178,12 @@ def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read():
 def test_a_private_key_must_be_complete_and_belong_to_the_address(alice):
     for text in ("", "é", "=", "MII", "q", alice.address, alice.private[:-1]):
         with pytest.raises(
-            ValueError, match=r"^this is not a complete private key.*back to the menu"
+            ValueError, match=r"^this is not a valid private key\. Press Enter for the menu\.$"
         ):
             private_key_of(alice.address, text)
-    with pytest.raises(ValueError, match=r"^this is the private key of another.*back to the menu"):
+    with pytest.raises(
+        ValueError, match=r"^this key belongs to another address\. Press Enter for the menu\.$"
+    ):
         private_key_of(alice.address, Account().private)
     for place, old in enumerate(alice.private):
         changed = "A" if old != "A" else "B"
@@ -238,18 +243,14 @@ def test_an_empty_line_leads_back_to_the_menu(client, node):
 def test_an_unknown_command_shows_which_commands_there_are(client):
     for unknown in ("0", "generate_address", "é", "1 2", "\uff10", ""):
         client.type(unknown)
-        client.wait_for(
-            r"Unknown command\.\nType a number from 1 to \d; Ctrl-C ends the client\.\nCommand list"
-        )
+        client.wait_for(r"Unknown command\.\nType 1 to 3; Ctrl-C ends the client\.\nCommand list")
 
 
 def test_bytes_that_are_not_text_do_not_end_the_session(client):
     os.write(client.input_end, b"\xff\xfe\n")
     client.wait_for(r"Unknown command\.\n")
     os.write(client.input_end, b"2\ncaf\xe9\n")
-    client.wait_for(
-        r"Address: the character '\\ufffd' is not visible, or was not read\.\nAddress: "
-    )
+    client.wait_for(r"Address: the character '\\ufffd' is invisible or unreadable\.\nAddress: ")
 
 
 # On a terminal
@@ -291,7 +292,9 @@ def test_a_paste_with_line_breaks_is_one_answer(on_terminal, node):
     on_terminal.paste(wrapped(private, 80, "Miner private: ") + "\n")
     on_terminal.wait_for("Receiver: ")
     on_terminal.paste(wrapped(private[20:], 80))
-    on_terminal.wait_for(r"Receiver: this looks like a private key, or a part of a key\..*\n")
+    on_terminal.wait_for(
+        r"Receiver: this looks like a key, or a part of a key\. It is not sent\.\n"
+    )
     on_terminal.paste(wrapped(address, 40))
     for text in ("1", "0", "pasted"):
         on_terminal.type(text)
@@ -401,8 +404,8 @@ def test_a_transaction_without_an_answer_may_count(run, silent, alice):
     client.type("3")
     answer(client, **good_answers(alice))
     client.wait_for(
-        r"No answer from the node\.\nThe transaction may still count\. "
-        r"With the same comment, it never counts twice\.\nCommand list:\n"
+        r"No answer from the node\.\nThe transaction may count\. "
+        r"Repeat it with the same comment: it counts only once\.\nCommand list:\n"
     )
 
 

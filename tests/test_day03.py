@@ -71,9 +71,9 @@ def test_the_genesis_block(capsys):
     assert ledger.get_hash(another, 0) == genesis.hash
 
 
-def test_the_highest_fees_are_packed_first_and_all_stay_pending(ledger):
+def test_the_highest_fees_are_packed_first_and_all_stay_pending(ledger, alice):
     fees = [*range(20), *range(20)]
-    pending = [pend(ledger, "alice", "bob", 1, fee, f"{n}") for n, fee in enumerate(fees)]
+    pending = [pend(ledger, alice, "bob", 1, fee, f"{n}") for n, fee in enumerate(fees)]
     block = Block("", 1, "", 10)
     ledger.add_transaction_to_block(block)
     packed = block.transactions
@@ -104,9 +104,9 @@ def test_the_fast_search_finds_the_nonce_of_the_plain_one(ledger, difficulty):
         assert ledger.find_nonce(block) == nonce
 
 
-def test_a_block_that_holds_transactions_is_announced(ledger, capsys):
-    pend(ledger, "alice", "bob", 1)
-    pend(ledger, "alice", "bob", 2)
+def test_a_block_that_holds_transactions_is_announced(ledger, alice, capsys):
+    pend(ledger, alice, "bob", 1)
+    pend(ledger, alice, "bob", 2)
     ledger.mine_block("miner")
     ledger.mine_block("miner")
     found, transactions, another = capsys.readouterr().out.splitlines()
@@ -120,10 +120,10 @@ def test_without_a_first_block_nothing_is_mined():
         BlockChain().mine_block("miner")
 
 
-def test_an_interrupted_block_loses_no_transaction(ledger):
-    pending = [pend(ledger, "alice", "bob", 10, 1, message) for message in ("first", "second")]
+def test_an_interrupted_block_loses_no_transaction(ledger, alice):
+    pending = [pend(ledger, alice, "bob", 10, 1, message) for message in ("first", "second")]
     outgoing = ledger.outgoing.copy()
-    assert outgoing["alice"] == 22
+    assert outgoing[alice.address] == 22
 
     def interrupt(block):
         assert block.transactions == pending

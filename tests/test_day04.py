@@ -56,52 +56,52 @@ def test_the_difficulty_is_adjusted_after_every_tenth_mined_block(capsys):
     assert ledger.adjust_difficulty() == 6
 
 
-def test_a_miner_gets_the_rewards_and_the_fees(ledger):
-    mine(ledger, "alice", 10)
-    pend(ledger, "alice", "bob", 50, fee=3)
-    pend(ledger, "alice", "bob", 40, fee=4)
+def test_a_miner_gets_the_rewards_and_the_fees(ledger, alice):
+    mine(ledger, alice.address, 10)
+    pend(ledger, alice, "bob", 50, fee=3)
+    pend(ledger, alice, "bob", 40, fee=4)
     mine(ledger)
     assert ledger.get_balance("miner") == 17
     assert ledger.get_balance("bob") == 90
-    assert ledger.get_balance("alice") == 3
+    assert ledger.get_balance(alice.address) == 3
     assert ledger.get_balance("lkm543") == 10
 
 
-def test_paying_oneself_costs_the_fee(ledger):
+def test_paying_oneself_costs_the_fee(ledger, alice):
     """If the payer mines the block, the fee comes back."""
-    mine(ledger, "alice", 10)
-    pend(ledger, "alice", "alice", 50, fee=1)
+    mine(ledger, alice.address, 10)
+    pend(ledger, alice, alice.address, 50, fee=1)
     mine(ledger)
-    assert ledger.get_balance("alice") == 99
-    pend(ledger, "alice", "bob", 50, fee=5)
-    mine(ledger, "alice")
-    assert ledger.get_balance("alice") == 99 - 50 + 10
+    assert ledger.get_balance(alice.address) == 99
+    pend(ledger, alice, "bob", 50, fee=5)
+    mine(ledger, alice.address)
+    assert ledger.get_balance(alice.address) == 99 - 50 + 10
 
 
-def test_a_transaction_counts_when_its_block_is_mined(ledger):
-    mine(ledger, "alice", 10)
-    pend(ledger, "alice", "bob", 50, fee=1)
+def test_a_transaction_counts_when_its_block_is_mined(ledger, alice):
+    mine(ledger, alice.address, 10)
+    pend(ledger, alice, "bob", 50, fee=1)
     assert ledger.get_balance("bob") == 0
-    assert ledger.get_balance("alice") == 100
+    assert ledger.get_balance(alice.address) == 100
     mine(ledger)
     assert ledger.get_balance("bob") == 50
 
 
-def test_a_balance_does_not_walk_the_chain(ledger):
-    mine(ledger, "alice", 10)
+def test_a_balance_does_not_walk_the_chain(ledger, alice):
+    mine(ledger, alice.address, 10)
     ledger.chain = None
-    assert ledger.get_balance("alice") == 100
+    assert ledger.get_balance(alice.address) == 100
     assert ledger.get_balance("nobody") == 0
     assert "nobody" not in ledger.balances
 
 
 @pytest.fixture
-def honest(ledger):
+def honest(ledger, alice):
     """A chain of real work, with transactions in blocks 11 and 13 of its blocks 0 to 14."""
-    mine(ledger, "alice", 10)
+    mine(ledger, alice.address, 10)
     ledger.difficulty = 3
     for message in ("first", "second"):
-        pend(ledger, "alice", "bob", 10, 1, message)
+        pend(ledger, alice, "bob", 10, 1, message)
         mine(ledger, "miner", 2)
     return ledger
 
@@ -183,8 +183,8 @@ def test_any_change_of_any_field_of_a_transaction_is_found(honest, name, capsys)
     assert honest.verify_blockchain()
 
 
-def test_a_number_in_place_of_its_string_is_found(ledger):
-    pend(ledger, "alice", "5", 1)
+def test_a_number_in_place_of_its_string_is_found(ledger, alice):
+    pend(ledger, alice, "5", 1)
     mine(ledger)
     transactions = ledger.chain[-1].transactions
     transactions[0] = dataclasses.replace(transactions[0], receiver=5)

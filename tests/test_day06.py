@@ -275,7 +275,10 @@ def test_what_is_no_port_is_refused(run, script, ports):
 
 def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
     """One that does not exist; one in use, for the node; one without a node, for the client."""
-    lines = r"port %d failed \(.+\)\. Choose another\.", r"no node on port %d \(.+\)\. Start .+"
+    lines = (
+        r"port %d: .+[^.]\. Choose another port\.",
+        r"no node on port %d: .+[^.]\. Start the node\.",
+    )
     for script, line, last in zip(SCRIPTS, lines, [server, None]):
         for port in (server.socket_port + 65536, -1, last.socket_port if last else free_port()):
             process = run(script, port)
