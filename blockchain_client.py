@@ -236,9 +236,9 @@ def no_key(typed: str) -> str:
     """Return the text. Raises ValueError if it contains a key, or a part of a key.
 
     Keys are base64. 24 characters of a key nearly always contain upper case, lower case and digits.
-    Normal text rarely has such a part. (The "/" of base64 is left out: paths are full of it.)
+    Normal text rarely has such a part: long words, hashes and most paths have two of them only.
     """
-    for part in re.findall("[A-Za-z0-9+]{24,}", typed):
+    for part in re.findall("[A-Za-z0-9+/]{24,}", typed):
         if re.search("[A-Z]", part) and re.search("[a-z]", part) and re.search("[0-9]", part):
             raise ValueError("this looks like a key, or a part of a key. It is not sent.")
     return typed

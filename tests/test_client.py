@@ -126,14 +126,17 @@ def test_a_key_is_taken_as_people_copy_it(alice):
             assert private_key_of(alice.address, paste) == alice.private
 
 
-def test_part_of_an_address_is_refused(alice):
-    address = alice.address
+def test_part_of_an_address_is_refused():
+    # Always the same one: with other letters, one part in a thousand looks like a word.
+    address = "MEgCQQCAHAwlP5hETYNmY4XbRHFvj0nFEDriYZptK8pcLaXDLMBymCgrcBzLCiAzBAKbg+t3AFK8Kv0D"
+    address += "STCKwo1g99dRAgMBAAE="
+    assert whole_address(address) == address
     for part in (
         *(address[:-1], address[:30] + address[31:], address[20:], address[6:50]),
         *(address[-9:], "=", f"Address: {address[:-1]}", wrapped(address[:80], 60)),
         address[:-2] + chr(ord(address[-2]) + 1) + "=",  # another spelling of the same key
         f"{address} {address}",
-        "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBANrG/HiSL6M41EaDsmpV",  # the article's format
+        "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBANrG/HiSL6M41EaDsmpVKW+E4QZKaiW2",  # the article's format
     ):
         with pytest.raises(ValueError, match=PART_OF_KEY):
             address_or_text(part)
@@ -153,7 +156,7 @@ TEXTS = (
     *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
     *(
         "see https://github.com/dvf/blockchain/issues/123",
-        "/home/Anna/projects/report2024",
+        "/home/anna/projects/report2024",
         "antidisestablishmentarianism",
         "2+2=4",
     ),
