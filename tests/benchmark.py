@@ -99,7 +99,7 @@ def ledger_of(blocks, miner):
 
 
 class Payer:
-    """Signs payments that no ledger has seen."""
+    """Signs transactions that are new to every ledger."""
 
     def __init__(self):
         self.public, self.private = rsa.newkeys(512)
@@ -181,7 +181,7 @@ def be_a_node(kind):
 
 
 def measure_reading(payer):
-    """Read the request of a payment, as it comes from a client."""
+    """Read the request that a client sends for a transaction."""
     ((transaction, signature, _),) = payer.payments(1)
     Transaction.__module__ = "__main__"
     sys.modules["__main__"].Transaction = Transaction
@@ -222,7 +222,7 @@ def measure_ledger(payer):
 
 
 def measure_blocks(payer, short, long, waiting):
-    """Append to a short and a long chain, and with 5,000 payments that wait."""
+    """Append to a short and to a long chain, and with 5,000 pending transactions."""
 
     def sort(_):
         sorted(waiting, key=lambda transaction: transaction.fee)

@@ -1,4 +1,4 @@
-"""What most tests need: accounts that sign, ledgers, nodes. Processes are in processes.py."""
+"""What most tests need: accounts, ledgers, nodes. See processes.py for the processes."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ blockchain_client.Transaction.__module__ = "__main__"
 
 
 class Account:
-    """A pair of keys, made by the client unless given, that signs its payments."""
+    """A pair of keys that signs transactions. The client makes them unless they are given."""
 
     def __init__(self, address=None, private=None):
         if not address:
@@ -31,20 +31,20 @@ class Account:
     def sign(self, transaction):
         return blockchain_client.sign_transaction(transaction, self.private)
 
-    def payment(self, receiver="bob", amounts=1, fee=0, message=""):
-        """Return a transaction and its signature, as `add_transaction` takes them."""
+    def pay(self, receiver="bob", amounts=1, fee=0, message=""):
+        """Return a transaction and its signature, the arguments of `add_transaction`."""
         payment = blockchain_server.Transaction(self.address, receiver, amounts, fee, message)
         return payment, self.sign(payment)
 
     def request(self, *payment, **fields):
-        """Return a payment as the request that the client sends."""
-        payment, signature = self.payment(*payment, **fields)
+        """Return the request that the client sends for a transaction."""
+        payment, signature = self.pay(*payment, **fields)
         data = blockchain_client.initialize_transaction(*dataclasses.astuple(payment))
         return {"request": "transaction", "data": data, "signature": signature}
 
 
 def quiet():
-    """Keep back what is said: pages of `Hash found` would bury why a test fails."""
+    """Hide what is printed. Pages of `Hash found` would hide why a test fails."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
@@ -56,7 +56,7 @@ def mine(ledger, miner="miner", blocks=1):
 
 def pend(ledger, account, *payment, **fields):
     """Make a transaction pending without the rules of Day 05. Return it."""
-    transaction, _signature = account.payment(*payment, **fields)
+    transaction, _signature = account.pay(*payment, **fields)
     with ledger.lock:
         ledger.add_pending_transaction(transaction)
     return transaction
@@ -81,7 +81,7 @@ def ledger():
 
 @pytest.fixture(scope="session")
 def alice():
-    """An account. Making its keys takes longer than most tests, so they share it."""
+    """An account. All tests share it, because making keys takes longer than most tests."""
     return Account()
 
 

@@ -1,4 +1,4 @@
-"""Day 06, from the other side: what strangers send to own, crash, stall, fill or confuse a node."""
+"""Day 06, from outside: requests that shall own, crash, stall, fill or confuse a node."""
 
 import ast
 import contextlib
@@ -29,12 +29,12 @@ LIMIT = blockchain_server.MAX_REQUEST_BYTES
 
 
 def read(data):
-    """Return what the node makes of these bytes; raise Refused as it does."""
+    """Read these bytes as the node does. Raises Refused, too."""
     return RequestReader(RequestBytes(io.BytesIO(data), LIMIT)).load()
 
 
 def refused(answer):
-    """Return whether an answer is a sentence of the node about a request that is none."""
+    """Return True if the answer is a sentence that says what is wrong with the request."""
     return answer.keys() == {"message"} and answer["message"].endswith(".")
 
 
@@ -42,12 +42,12 @@ def refused(answer):
 
 
 def text(value):
-    """Return the instruction that puts a text on the stack."""
+    """Return the pickle instruction that puts a string on the stack."""
     return b"X" + struct.pack("<I", len(value)) + value.encode("utf8")
 
 
 class Caller:
-    """Pickles as a call of open(path, "w")."""
+    """An object whose pickle calls open(path, "w")."""
 
     def __init__(self, path):
         self.path = path
@@ -90,7 +90,7 @@ def test_a_pickle_that_fetches_something_gets_nothing():
 
 
 def test_a_pickle_never_holds_a_class_that_it_could_change():
-    """What it gets in place of Transaction is a bare object, and then the dict of its fields."""
+    """In place of Transaction it gets an empty object, and then the dict of the fields."""
     the_class = b"c__main__\nTransaction\n"
     classes = [Transaction, Refused, BlockChain, object]
     before = [dict(vars(each)) for each in classes]
@@ -133,7 +133,7 @@ def test_a_frame_that_lies_deceives_nobody():
 
 
 def plain(value):
-    """Return a request with the fields of its Transaction in place of it."""
+    """Return a request with the dict of the fields in place of its Transaction."""
     return {k: vars(v) if hasattr(v, "sender") else v for k, v in value.items()}
 
 
@@ -188,7 +188,7 @@ def test_what_makes_no_sense_is_refused():
 
 
 def same_hash(number):
-    """Return the instructions for whole numbers as keys that all have one hash."""
+    """Return pickle instructions for keys that all have the same hash."""
     keys = ((n * (2**61 - 1)).to_bytes(9, "little") for n in range(1, number))
     return b"".join(b"\x8a\x09" + key + b"h\0" for key in keys)
 
@@ -251,7 +251,7 @@ def test_the_limit_is_an_argument():
 
 
 def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):
-    """Nothing is looked at but what the request asks for."""
+    """The node looks only at what the request asks for."""
     itself = b"}q\0" + text("request") + b"h\0s" + text("address") + b"h\0s."
     nested = b"}" + text("request") + b"}K\x01" * 3000 + b"K\x01" + b"s" * 3001 + b"."
     one_hash = b"}q\0(" + text("request") + b"h\0" + same_hash(1200) + b"u."
@@ -281,7 +281,7 @@ SHAPELESS = [
 
 
 def test_a_request_of_the_wrong_shape_gets_a_sentence(ledger):
-    """One that nobody knows is an unknown command."""
+    """A request that is not known is an unknown command."""
     for shapeless in SHAPELESS:
         with pytest.raises(Refused, match=r"\.$"):
             ledger.respond(shapeless)
@@ -289,7 +289,7 @@ def test_a_request_of_the_wrong_shape_gets_a_sentence(ledger):
         assert ledger.respond({"request": request}) == {"message": "Unknown command."}
 
 
-def test_any_value_in_any_field_of_a_payment_gets_an_answer(ledger, rich_alice):
+def test_any_value_in_any_field_of_a_transaction_gets_an_answer(ledger, rich_alice):
     for field in FIVE:
         for value in [*ANYTHING, 10**5000]:
             data = {**FIVE, "sender": rich_alice.address, field: value}
@@ -338,7 +338,7 @@ def test_a_request_has_as_many_bytes_as_allowed_and_no_more(server):
 
 @pytest.mark.parametrize("garbage", [b"\xff", b"hello\n", b"garbage" * 10**6])
 def test_garbage_gets_a_sentence_and_then_the_connection_ends(server, garbage):
-    """The sentence arrives although more was sent than was read."""
+    """The sentence arrives, although the node has not read everything that was sent."""
     connection = server.connect()
     assert refused(connection.ask(garbage))
     assert connection.receive() is None
@@ -383,7 +383,7 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
 
 
 def memory(node):
-    """Return the most memory that the node has held so far, in megabytes; 0 off Linux."""
+    """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     try:
         with open(f"/proc/{node.popen.pid}/status") as status:
             return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1]) / 1024
@@ -421,7 +421,7 @@ def instructions(program):
 
 
 def random_programs(account, chance):
-    """Yield requests and attacks with some instructions of others, and random bytes, for ever."""
+    """Yield requests and attacks for ever, with random bytes and parts of other ones."""
     requests = (BALANCE, account.request(), account.request("bob", 10**6))
     programs = [pickle.dumps(request, protocol) for request in requests for protocol in range(6)]
     programs = [instructions(program) for program in [*programs, *FETCHING[:-2]]]
@@ -436,7 +436,7 @@ def random_programs(account, chance):
 
 
 def test_random_requests_get_answers(server, rich_alice):
-    """Fuzz: FUZZ_SECONDS=600 makes it go on for ten minutes, FUZZ_SEED=7 starts it elsewhere."""
+    """With FUZZ_SECONDS=600 it takes ten minutes. FUZZ_SEED=7 gives other requests."""
     chance = random.Random(int(os.environ.get("FUZZ_SEED", "6")))
     deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", "0"))
     kinds = {"message"}, {"address", "balance"}, {"result", "result_message"}

@@ -15,7 +15,7 @@ from blockchain_server import Block, BlockChain, Refused, Transaction
 A_PAYMENT = Transaction("alice", "bob", 50, 1, "Thank you")
 
 
-def test_both_scripts_sign_the_same_text(ledger):
+def test_both_scripts_sign_the_same_string(ledger):
     for transaction in (
         A_PAYMENT,
         Transaction("it's", 'a "quote"', 10**30, 0, "\\ and \n"),
@@ -25,7 +25,7 @@ def test_both_scripts_sign_the_same_text(ledger):
         assert text == ledger.transaction_to_string(transaction) == str(vars(transaction))
 
 
-def test_a_hash_is_the_sha1_of_the_texts_in_order_and_the_nonce(ledger):
+def test_a_hash_is_the_sha1_of_the_strings_in_order_and_the_nonce(ledger):
     other = Transaction("bob", "alice", 2, 0, "")
     block = Block("", 1, "", 10, transactions=[A_PAYMENT, other])
     texts = ledger.transaction_to_string(A_PAYMENT) + ledger.transaction_to_string(other)

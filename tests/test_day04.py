@@ -9,7 +9,7 @@ from blockchain_server import Block, BlockChain, Refused, Transaction
 
 
 def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
-    """Return a ledger whose blocks, genesis first, were begun so many seconds apart."""
+    """Return a ledger with so many seconds between the timestamps of its blocks."""
     ledger = BlockChain()
     ledger.difficulty = difficulty
     ledger.chain = [Block("", difficulty, "", 10, timestamp=n * seconds) for n in range(blocks)]
@@ -130,7 +130,7 @@ def test_check_block_looks_at_one_block_alone(honest):
 
 
 def faulty_block(ledger, capsys):
-    """Return the number of the block that the verification finds fault with, and what it says."""
+    """Return the number of the block in which an error is found, and the message."""
     capsys.readouterr()
     assert ledger.verify_blockchain() is False
     block, said = capsys.readouterr().out.removeprefix("Block ").split(": ", 1)
@@ -198,7 +198,7 @@ def test_blocks_that_were_removed_are_found(honest, blocks):
 
 
 def hash_anew(ledger, height, find_nonce=lambda block: block.nonce):
-    """Make the links and hashes fit again from this height on."""
+    """Compute the links and hashes again from this height on."""
     previous_hash = ledger.chain[height].previous_hash
     for block in ledger.chain[height:]:
         block.previous_hash = previous_hash
@@ -207,7 +207,7 @@ def hash_anew(ledger, height, find_nonce=lambda block: block.nonce):
 
 
 @pytest.mark.parametrize("height", [0, 1, 11, 14])
-def test_a_chain_hashed_anew_without_the_work_is_found(honest, height, capsys):
+def test_a_chain_hashed_again_without_the_work_is_found(honest, height, capsys):
     honest.difficulty = 5
     mine(honest)  # one that no accident gives
     honest.chain[height].miner = "mallory"
@@ -224,7 +224,7 @@ def test_another_beginning_or_order_is_found(honest, capsys):
 
 
 @pytest.mark.parametrize("difficulty", [-1, 0.5, float("nan"), None, "1", 10**9, True])
-def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, difficulty):
+def test_a_difficulty_that_is_not_valid_is_found_in_a_chain_hashed_again(honest, difficulty):
     for block in honest.chain:
         block.difficulty = difficulty
     hash_anew(honest, 0)
@@ -232,7 +232,7 @@ def test_a_difficulty_that_cannot_be_is_found_in_a_chain_hashed_anew(honest, dif
 
 
 @pytest.mark.parametrize("difficulty", [0, 1])
-def test_a_chain_mined_anew_with_less_work_is_found(honest, difficulty, capsys):
+def test_a_chain_mined_again_with_less_work_is_found(honest, difficulty, capsys):
     honest.chain[11].miner = "mallory"
     for block in honest.chain[11:]:
         block.difficulty = difficulty
@@ -249,7 +249,7 @@ def test_a_forged_block_behind_an_honest_chain_is_found(honest, capsys):
     assert "more work" in capsys.readouterr().out
 
 
-def test_one_mended_block_shows_at_the_next_one(honest, capsys):
+def test_a_block_that_is_mined_again_is_found_at_the_next_one(honest, capsys):
     """The central sentence of the series: blocks hang together."""
     block = honest.chain[11]
     block.miner = "mallory"

@@ -1,4 +1,4 @@
-"""Day 05: keys and signatures; and the rules of money, which they make possible."""
+"""Day 05: keys and signatures, and the rules for transactions."""
 
 import concurrent.futures
 import dataclasses
@@ -47,7 +47,7 @@ def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
 
 
 def test_the_client_signs_with_sha1(alice):
-    transaction, signature = alice.payment()
+    transaction, signature = alice.pay()
     text = blockchain_client.transaction_to_string(transaction).encode()
     assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
 
@@ -55,14 +55,14 @@ def test_the_client_signs_with_sha1(alice):
 # Payments that are refused
 
 
-def test_a_signed_payment_is_accepted(ledger, rich_alice):
-    transaction, signature = rich_alice.payment("bob", 50, fee=0)
+def test_a_signed_transaction_is_accepted(ledger, rich_alice):
+    transaction, signature = rich_alice.pay("bob", 50, fee=0)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
     assert ledger.pending_transactions == [transaction]
 
 
 def no_coin_moves(ledger):
-    """Return whether nothing waits, and nothing is in the next block."""
+    """Return True if nothing is pending, and the next block is empty."""
     waiting = len(ledger.pending_transactions)
     mine(ledger, "another miner")
     return not waiting and not ledger.chain[-1].transactions
@@ -72,11 +72,11 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 class Five(int):
-    """Behaves like an int, and is not one; it could take itself for another."""
+    """Behaves like an int, but is not one. It could say that it equals another number."""
 
 
 class Text(str):
-    """As well, like a text."""
+    """Behaves like a str, but is not one."""
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ class Text(str):
         ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a string!"),
     ],
 )
-def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, values, answer):
+def test_a_field_that_is_not_valid_is_refused(ledger, rich_alice, field, values, answer):
     for value in values:
-        honest, signature = rich_alice.payment("bob", 1)
+        honest, signature = rich_alice.pay("bob", 1)
         forged = dataclasses.replace(honest, **{field: value})
         if value not in (10**5000, -(10**5000)):  # too many digits to sign
             signature = rich_alice.sign(forged)
@@ -115,7 +115,7 @@ def test_a_field_that_cannot_be_meant_is_refused(ledger, rich_alice, field, valu
 
 
 def address_of(n, e=65537):
-    """Return the address of a public key with these numbers, if it were one."""
+    """Return the address that a public key of these numbers would have."""
     return blockchain_client.get_address_from_public(rsa.PublicKey(n, e).save_pkcs1())
 
 
@@ -139,23 +139,23 @@ def test_a_sender_is_an_address_in_its_one_spelling(ledger, rich_alice):
         address.rstrip("="), address.replace("AAE=", "AAF="),
     ]  # fmt: skip
     for sender in no_keys + bad_keys + respelled:
-        transaction, signature = rich_alice.payment("bob", 1)
+        transaction, signature = rich_alice.pay("bob", 1)
         answer = ledger.add_transaction(dataclasses.replace(transaction, sender=sender), signature)
         assert answer == (False, "Sender must be an address made by generate_address!"), sender
     assert no_coin_moves(ledger)
 
 
 class Lookalike(Transaction):
-    """A payment that is never equal to another one."""
+    """A transaction that is never equal to another one."""
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
 @pytest.mark.parametrize("other", [blockchain_client.Transaction, Lookalike])
-def test_a_payment_of_another_class_is_refused(ledger, rich_alice, other):
-    """It would not be known again when it comes for the second time."""
-    transaction, signature = rich_alice.payment("bob", 1)
+def test_a_transaction_of_another_class_is_refused(ledger, rich_alice, other):
+    """The ledger would not know it again when it comes for the second time."""
+    transaction, signature = rich_alice.pay("bob", 1)
     ledger.add_transaction(transaction, signature)
     again = other(*dataclasses.astuple(transaction))
     answer = ledger.add_transaction(again, signature)
@@ -164,7 +164,7 @@ def test_a_payment_of_another_class_is_refused(ledger, rich_alice, other):
 
 
 def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
-    transaction, signature = rich_alice.payment("bob", 1)
+    transaction, signature = rich_alice.pay("bob", 1)
     wrong = [
         Account().sign(transaction), b"", b"\0", signature[:-1], signature + b"\0",
         b"\0" + signature, b"\xff" * 64, b"\xff" * 10**6,
@@ -176,15 +176,15 @@ def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
 
 
-def test_a_signature_counts_for_the_text_that_was_signed(ledger, rich_alice):
-    transaction, signature = rich_alice.payment("bob", 1, fee=1, message="hi")
+def test_a_signature_is_valid_for_the_signed_string_only(ledger, rich_alice):
+    transaction, signature = rich_alice.pay("bob", 1, fee=1, message="hi")
     for change in ({"receiver": "mallory"}, {"amounts": 2}, {"fee": 2}, {"message": "ho"}):
         forged = dataclasses.replace(transaction, **change)
         assert ledger.add_transaction(forged, signature) == WRONG_SIGNATURE
 
 
 def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
-    transaction, _ = rich_alice.payment("bob", 1)
+    transaction, _ = rich_alice.pay("bob", 1)
     key = private_key(rich_alice.private)
     text = ledger.transaction_to_string(transaction).encode()
     claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20  # too long for the key
@@ -194,31 +194,31 @@ def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
 
 
 def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
-    transaction, _ = alice.payment("bob", 1)
+    transaction, _ = alice.pay("bob", 1)
     assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
 
 
 # Coins are spent once
 
 
-def test_what_waits_or_was_mined_is_spent_and_what_is_left_over_is_not(ledger, rich_alice):
-    assert ledger.add_transaction(*rich_alice.payment("bob", 59, fee=1)) == ACCEPTED
-    assert ledger.add_transaction(*rich_alice.payment("carol", 40)) == ACCEPTED
-    assert ledger.add_transaction(*rich_alice.payment("dave", 1)) == NOT_ENOUGH
+def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alice):
+    assert ledger.add_transaction(*rich_alice.pay("bob", 59, fee=1)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.pay("carol", 40)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.pay("dave", 1)) == NOT_ENOUGH
     mine(ledger)
-    assert ledger.add_transaction(*rich_alice.payment("dave", 1)) == NOT_ENOUGH
+    assert ledger.add_transaction(*rich_alice.pay("dave", 1)) == NOT_ENOUGH
     assert ledger.get_balance("carol") == 40
     assert not any(ledger.outgoing.values())
 
 
 def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
-    assert ledger.add_transaction(*rich_alice.payment("bob", 99, fee=1)) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.pay("bob", 99, fee=1)) == ACCEPTED
     answers = []
     find_nonce = ledger.find_nonce
 
     def pay_meanwhile(block):
         assert len(block.transactions) == 1
-        answers.append(ledger.add_transaction(*rich_alice.payment("carol", 1)))
+        answers.append(ledger.add_transaction(*rich_alice.pay("carol", 1)))
         return find_nonce(block)
 
     ledger.find_nonce = pay_meanwhile
@@ -226,25 +226,25 @@ def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
     assert answers == [NOT_ENOUGH]
 
 
-def test_coins_that_only_wait_cannot_be_spent_by_their_receiver(ledger, rich_alice):
+def test_the_receiver_of_pending_coins_cannot_spend_them(ledger, rich_alice):
     bob = Account()
-    ledger.add_transaction(*rich_alice.payment(bob.address, 50))
-    assert ledger.add_transaction(*bob.payment("carol", 1)) == NOT_ENOUGH
+    ledger.add_transaction(*rich_alice.pay(bob.address, 50))
+    assert ledger.add_transaction(*bob.pay("carol", 1)) == NOT_ENOUGH
     mine(ledger)
-    assert ledger.add_transaction(*bob.payment("carol", 1)) == ACCEPTED
+    assert ledger.add_transaction(*bob.pay("carol", 1)) == ACCEPTED
 
 
-def test_a_signed_payment_counts_once_for_ever(ledger, rich_alice):
-    payment = rich_alice.payment("bob", 100)
+def test_a_signed_transaction_counts_once_for_ever(ledger, rich_alice):
+    payment = rich_alice.pay("bob", 100)
     assert ledger.add_transaction(*payment) == ACCEPTED
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
     mine(ledger, rich_alice.address, 12)
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
-    assert ledger.add_transaction(*rich_alice.payment("bob", 100, message="again")) == ACCEPTED
+    assert ledger.add_transaction(*rich_alice.pay("bob", 100, message="again")) == ACCEPTED
 
 
-def test_a_refused_payment_may_come_again(ledger, rich_alice):
-    payment = rich_alice.payment("bob", 105)
+def test_a_refused_transaction_may_come_again(ledger, rich_alice):
+    payment = rich_alice.pay("bob", 105)
     assert ledger.add_transaction(*payment) == NOT_ENOUGH
     mine(ledger, rich_alice.address)
     assert ledger.add_transaction(*payment) == ACCEPTED
@@ -269,7 +269,7 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
     accepted = []
     for number in range(60):
         receiver, fee = chance.choice(payers).address, chance.randint(0, 2)
-        payment = chance.choice(payers).payment(receiver, chance.randint(1, 9), fee, f"{number}")
+        payment = chance.choice(payers).pay(receiver, chance.randint(1, 9), fee, f"{number}")
         if ledger.add_transaction(*payment)[0]:
             accepted.append(payment)
         if number % 7 == 0:
@@ -287,13 +287,13 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
     for payer in payers:  # no coin is frozen
         balance = copy.get_balance(payer.address)
         assert copy.outgoing[payer.address] == 0
-        assert balance == 0 or copy.add_transaction(*payer.payment("bob", balance))[0]
+        assert balance == 0 or copy.add_transaction(*payer.pay("bob", balance))[0]
 
 
-def test_somebody_elses_block_settles_what_waits_here_and_nothing_more(ledger, rich_alice):
-    """100 coins: 50 in a block that others mined, and of two payments here, it holds one."""
-    waits, settled = rich_alice.payment("bob", 30), rich_alice.payment("carol", 20)
-    elsewhere = rich_alice.payment("dave", 50)
+def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(ledger, rich_alice):
+    """Of 100 coins, the other block spends 70. It holds one of the two transactions here."""
+    waits, settled = rich_alice.pay("bob", 30), rich_alice.pay("carol", 20)
+    elsewhere = rich_alice.pay("dave", 50)
     others = taken_over(ledger)
     for payment in (elsewhere, settled):
         assert others.add_transaction(*payment)[0]
@@ -305,7 +305,7 @@ def test_somebody_elses_block_settles_what_waits_here_and_nothing_more(ledger, r
     assert ledger.pending_transactions == [waits[0]]
     assert ledger.outgoing[rich_alice.address] == 30
     assert ledger.get_balance(rich_alice.address) == 30
-    assert not ledger.add_transaction(*rich_alice.payment("mallory", 1))[0]
+    assert not ledger.add_transaction(*rich_alice.pay("mallory", 1))[0]
     assert ledger.add_transaction(*elsewhere)[1].startswith("Accepted before!")
     mine(ledger)
     assert ledger.chain[-1].transactions == [waits[0]]
@@ -318,7 +318,7 @@ def test_somebody_elses_block_settles_what_waits_here_and_nothing_more(ledger, r
 
 @pytest.fixture
 def restless_threads():
-    """Let threads take turns in the middle of the ledger, at steps drawn by chance."""
+    """Let threads take turns in the middle of the methods, at random steps."""
     chance = random.Random(1)
     functions = {"add_transaction", "mine_block", "append_block", "add_transaction_to_block"}
     functions |= {"verify_blockchain", "get_balance"}
@@ -339,7 +339,7 @@ def restless_threads():
 
 
 def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads):
-    """All of alice's coins go to herself: in the middle, they are gone."""
+    """Alice sends all her coins to herself. In the middle of a block, they are gone."""
     seen, verified = set(), set()
     done = threading.Event()
 
@@ -352,7 +352,7 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
         watchers = [threads.submit(watch) for _ in range(2)]
         try:
             for number in range(300):
-                ledger.add_transaction(*rich_alice.payment(rich_alice.address, 100, 0, f"{number}"))
+                ledger.add_transaction(*rich_alice.pay(rich_alice.address, 100, 0, f"{number}"))
                 ledger.mine_block("miner")
         finally:
             done.set()
@@ -362,7 +362,7 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
 
 
 def test_the_storm(ledger, restless_threads):
-    """Eight payers against a miner that never rests: every coin and every payment is kept."""
+    """Eight threads pay while the miner mines. No coin and no transaction is lost or made."""
     accounts = [Account() for _ in range(8)]
     for account in accounts:
         mine(ledger, account.address, 5)
@@ -372,18 +372,18 @@ def test_the_storm(ledger, restless_threads):
     def storm(payments):
         barrier.wait()
         for payment in payments:
-            # Everybody sends every payment: only one of the eight may count.
+            # Every thread sends every transaction: only one of the eight may count.
             if ledger.add_transaction(*payment)[0]:
                 accepted.append(payment[0])
 
     chance = random.Random(6)
     everything = [
-        chance.choice(accounts).payment(
+        chance.choice(accounts).pay(
             chance.choice(accounts).address, chance.randint(1, 30), chance.randint(0, 3), f"{n}"
         )
         for n in range(600)
     ]
-    # Half of them send the same payments at the same moments, the others in any order.
+    # Half of them send the same transactions at the same moments, the others in any order.
     orders = [chance.sample(everything, len(everything)) for _ in accounts[::2]]
     orders += [everything] * len(orders)
     with concurrent.futures.ThreadPoolExecutor(len(orders)) as threads:

@@ -1,4 +1,4 @@
-"""Day 06: a node on a port, threads, what it shows, and an end that always comes."""
+"""Day 06: what a node prints, its threads, its command line, and how it ends."""
 
 import contextlib
 import os
@@ -212,7 +212,7 @@ def test_the_client_works_with_the_published_node(run, alice):
 
 
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
-    """It waits less than the 5 milliseconds that Python lets a thread wait for the miner."""
+    """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
     connections = [server.connect() for _ in range(5)]
     for connection in connections:

@@ -66,7 +66,7 @@ def play(session, client, node, new_address=None):
 
 @BOTH
 def test_the_numbers_of_the_walkthrough_agree(language):
-    """The blocks that pay the balance, the one being mined, and the one with the payment."""
+    """The blocks that pay the balance, the one being mined, the one with the transaction."""
     mined = int(re.search(r"'balance': (\d{3})\}", language)[1]) // 10
     assert f"Block {mined + 1} @ difficulty" in language
     assert f"Transactions in block {mined + 2}: 1" in language
