@@ -1,10 +1,10 @@
 """Empty one function after the other, and see which tests turn red: `python tests/follow.py`.
 
-This prints the table of EXERCISES.md, "Follow the series": for each function its day, how many
-tests of that day turn red, and how many seconds they take. The tests of the days before must stay
-green. Each run has a copy of the project in a folder of its own. It takes some minutes.
+This prints the table of EXERCISES.md, "Follow the series". Behind each row stand two things more:
+how many seconds the tests of that day take, and how many tests of the days before turn red, which
+should be none. Each run uses a copy of the project in a folder of its own.
 
-    python tests/follow.py find_nonce add_transaction     only these functions
+    python tests/follow.py find_nonce add_transaction     empty only these functions
 """
 
 import ast
@@ -19,16 +19,25 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 DAYS = ["test_day02", "test_day03", "test_day04", "test_day05", "test_day06"]
 ROWS = {
-    "test_day03": "transaction_to_string get_hash find_nonce add_transaction_to_block mine_block "
-    "append_block",
+    "test_day03": "transaction_to_string get_hash add_transaction_to_block find_nonce append_block",
     "test_day04": "adjust_difficulty get_balance check_block verify_blockchain",
-    "test_day05": "generate_address get_public_from_address check_fields check_signature "
-    "add_transaction",
-    "test_day06": "start start_socket_server wait_for_socket_connection receive_socket_message "
-    "respond say say_goodbye",
+    "test_day05": "get_public_from_address check_fields check_signature add_transaction",
+    "test_day06": "start wait_for_socket_connection receive_socket_message respond",
     "test_attacks": "RequestBytes.read RequestReader.load find_class load_build",
-    "test_client": "send_request handle_receive ask whole_address run_command",
+    "test_client": "send_request handle_receive ask",
 }
+SUBJECTS = {
+    "test_day03": "hashing and mining",
+    "test_day04": "difficulty, balances, verification",
+    "test_day05": "keys and signatures",
+    "test_day06": "the node: sockets and threads",
+    "test_attacks": "the node: reading requests",
+    "test_client": "the client",
+}
+
+
+def script_of(day):
+    return "blockchain_client.py" if day == "test_client" else "blockchain_server.py"
 
 
 def empty(path, name):
@@ -57,21 +66,22 @@ def run(folder, tests):
 
 
 def main():
-    print("| day | function | red | seconds | red on earlier days |\n| - | - | - | - | - |")
+    print("| day | the article is about | empty this | run this | turn red |")
+    print("| - | - | - | - | --: |")
     for day, names in ROWS.items():
-        script = "blockchain_client.py" if day == "test_client" else "blockchain_server.py"
         for name in names.split():
             if sys.argv[1:] and name not in sys.argv[1:]:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 copy = pathlib.Path(folder) / "project"
                 shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-                empty(copy / script, name)
+                empty(copy / script_of(day), name)
                 failed, all_tests, seconds = run(copy, [day])
-                before = DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4]
-                earlier, _, _ = run(copy, before)
-            row = f"| {day} | {name} | {failed} of {all_tests} | {seconds:.0f} | {earlier} |"
-            print(row, flush=True)
+                earlier, _, _ = run(copy, DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4])
+            number = day[-2:] if day in DAYS else "06"
+            command = f"`.venv/bin/python -m pytest tests/{day}.py`"
+            row = f"| {number} | {SUBJECTS[day]} | `{name}` | {command} | {failed} of {all_tests} |"
+            print(f"{row}   {seconds:.0f} s, {earlier}", flush=True)
 
 
 if __name__ == "__main__":

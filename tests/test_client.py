@@ -5,6 +5,7 @@ Most sessions use pipes, which do not show what is typed. Terminals have a secti
 
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -356,7 +357,7 @@ def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(node, 
         pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
         client = subprocess.Popen(command, **pipes)
         os.close(writer)
-        os.read(reader, 1)
+        assert select.select([reader], [], [], patience.seconds)[0]  # it has begun to print
         os.close(reader)
         if not keys:  # it waits at its first prompt
             client.send_signal(signal.SIGINT)

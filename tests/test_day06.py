@@ -298,7 +298,7 @@ def test_a_mistake_in_the_mining_shows_its_place(run):
     """On Day 07, a peer that has gone is an OSError. It must not look like one of the port."""
     gone = "raise ConnectionRefusedError('a peer that is gone')"
     mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.find_nonce = tell_the_peers"
-    node = run("blockchain_server.py", 0, before=mistake)
+    node = run("blockchain_server.py", 0, before=mistake, traceback=True)
     assert node.status() == 1
     assert "in mine_block" in node.output
     assert node.output.endswith("ConnectionRefusedError: a peer that is gone\n")
@@ -308,7 +308,7 @@ def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     """An OSError that does not come from the connection must not be hidden."""
     gone = "raise ConnectionRefusedError('a peer that is gone')"
     mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.get_balance = tell_the_peers"
-    node = start_node(run, Account, before=mistake)
+    node = start_node(run, Account, before=mistake, traceback=True)
     assert node.connect().ask(BALANCE) is None
     node.wait_for("in respond(.*\n)*.*ConnectionRefusedError: a peer that is gone\n")
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
@@ -379,7 +379,7 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
     command = [sys.executable, ROOT / "blockchain_server.py", "0"]
     node = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    os.read(reader, 1)
+    assert select.select([reader], [], [], patience.seconds)[0]  # it has begun to print
     os.close(reader)
     _, error = node.communicate(timeout=patience.seconds)
     assert (node.returncode, error) == (1, b"")

@@ -1,8 +1,10 @@
 """The READMEs are true: the tour, the walkthrough, the commands, the numbers, and every name."""
 
+import ast
 import doctest
 import re
 
+import follow
 import pytest
 from processes import ROOT
 
@@ -13,6 +15,7 @@ def read(path):
 
 README = read(ROOT / "README.md").split("\n## 繁體中文\n")
 REPAIRS = read(ROOT / "tests" / "README.md").split("\n## 繁體中文\n")
+EXERCISES = read(ROOT / "tests" / "EXERCISES.md").split("\n## 繁體中文\n")
 SCRIPTS = read(ROOT / "blockchain_server.py") + read(ROOT / "blockchain_client.py")
 BOTH = pytest.mark.parametrize("language", README, ids=["English", "Chinese"])
 
@@ -30,6 +33,12 @@ def test_the_tour_shows_what_happens(language):
 def test_the_walkthrough_shows_what_happens(node, run, language):
     session, later = re.findall(r"```console\n(.*?)```", language, re.DOTALL)
     node.wait_for_blocks(6)  # sixty coins
+    screen = re.search(r"```text\n(.*?)\n…", language, re.DOTALL)[1]
+    pattern = re.sub(
+        r"\d\w*…|\w+…", r"\\S+", re.escape(screen).replace(r"\.venv/bin/python", r"\S+")
+    )
+    pattern = pattern.replace("1111", r"\d+").replace(r"blockchain_client", r"\S+blockchain_client")
+    assert re.match(pattern, node.output), (pattern, node.output)
     client = run("blockchain_client.py", node.port)
     new_address = play(session, client, node)
     node.wait_for(r"\nTransactions in block \d+: 1\n")
@@ -68,10 +77,13 @@ def play(session, client, node, new_address=None):
 def test_the_numbers_of_the_walkthrough_agree(language):
     """The blocks that pay the balance, the one being mined, the one with the transaction."""
     mined = int(re.search(r"'balance': (\d{3})\}", language)[1]) // 10
-    assert f"Block {mined + 1} @ difficulty" in language
+    progress = (
+        r"\nBlock (\d+) @ difficulty \d: \ds \(average \ds, [\d,]+ hashes/s\), 0 of 0 pending\n"
+    )
+    assert int(re.search(progress, language)[1]) == mined + 1
     assert f"Transactions in block {mined + 2}: 1" in language
     told = set(map(int, re.findall(r"(?:\b[Bb]lock |區塊 )(\d\d)\b", language)))
-    assert told == {mined + 1, mined + 2}
+    assert told == {50, mined + 1, mined + 2}  # the keys are shown again after block 50
     assert re.search(rf"\b{mined} (blocks have paid|個區塊的獎勵)", language)
 
 
@@ -99,21 +111,56 @@ def test_every_test_that_is_named_exists(language):
         assert f"\ndef {test}(" in read(ROOT / "tests" / file), test
 
 
-@pytest.mark.parametrize("language", [*README, *REPAIRS])
+@pytest.mark.parametrize("language", [*README, *REPAIRS, *EXERCISES])
 def test_every_name_exists(language):
     """In the maps, the exercises, and the tables: names of the scripts, and files."""
     tests = "".join(read(file) for file in (ROOT / "tests").glob("[!b]*.py"))
-    elsewhere = {"passed", "failed", "get_block", "cryptography"}
+    elsewhere = {"passed", "failed", "skipped", "powershell", "py", "cd", "get_block"}
+    elsewhere |= {"cryptography", "surrogatepass", "clone_blockchain", "broadcast_block"}
+    elsewhere |= {"broadcast_transaction", "receive_broadcast_block", "add_node", "node_address"}
     names = set(re.findall(r"`(\w*[a-z]\w*)`", language)) - elsewhere
-    assert len(names) > 20
+    assert len(names) > 5
     assert [name for name in names if not re.search(rf"\b{name}\b", SCRIPTS + tests)] == []
     for file in re.findall(r"`((?:tests/)?\w+\.(?:py|txt))`", language):
         assert (ROOT / file).exists() or (ROOT / "tests" / file).exists(), file
 
 
+@pytest.mark.parametrize("language", EXERCISES, ids=["English", "Chinese"])
+def test_every_function_to_empty_exists(language, tmp_path):
+    """`python tests/follow.py` empties each of them, and sees its day turn red."""
+    rows = re.findall(r"^\| .* \| `([\w.]+)` \| `.+ tests/(\w+)\.py` \| +\d+ ", language, re.M)
+    assert rows == [(name, day) for day, names in follow.ROWS.items() for name in names.split()]
+    for name, day in rows:
+        script = tmp_path / follow.script_of(day)
+        script.write_text(read(ROOT / script.name), encoding="utf8")
+        follow.empty(script, name)
+        assert "raise NotImplementedError" in read(script)
+
+
+MESSAGES = re.search(r"\n#### 程式訊息的意思\n(.*?)\n### ", README[1], re.DOTALL)[1]
+
+
+def test_the_table_of_messages_is_whole():
+    """It has every sentence that one of the scripts prints."""
+    for call in ast.walk(ast.parse(SCRIPTS)):
+        name = isinstance(call, ast.Call) and getattr(
+            call.func, "id", getattr(call.func, "attr", "")
+        )
+        if name in ("say", "print", "Refused", "ValueError", "exit", "ask") and call.args:
+            texts = [
+                part.value for part in ast.walk(call.args[0]) if isinstance(part, ast.Constant)
+            ]
+            text = max((str(text).strip() for text in texts), key=len, default="")
+            assert max(text.split("\n"), key=len).strip(":!, ") in MESSAGES, text
+    for message in re.findall(r"`([^`]+)`", MESSAGES):
+        for piece in re.split(r"…|\d+|'…'", message):
+            if len(piece) > 12:
+                assert piece.strip() in SCRIPTS, piece
+
+
 def test_both_languages_are_whole():
-    for english, chinese in (README, REPAIRS):
-        for pattern in (r"^```\w+$", r"^##+ ", r"^\|", r"^\d+\. "):
-            assert len(re.findall(pattern, english, re.M)) == len(
-                re.findall(pattern, chinese, re.M)
-            )
+    for english, chinese in (README, REPAIRS, EXERCISES):
+        same = chinese.replace(MESSAGES, "").replace("\n#### 程式訊息的意思\n", "")
+        for pattern in (r"^```\w+$", r"^##+ ", r"^\|", r"^\d+\. ", r"^- "):
+            both = [len(re.findall(pattern, half, re.MULTILINE)) for half in (english, same)]
+            assert both[0] == both[1], pattern
