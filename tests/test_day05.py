@@ -94,11 +94,7 @@ class Text(str):
         ),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        (
-            "receiver",
-            [None, 5, b"x", Text("x")],
-            "Receiver must be a string!",
-        ),
+        ("receiver", [None, 5, b"x", Text("x")], "Receiver must be a string!"),
         ("receiver", [""], "Receiver must not be empty!"),
         ("message", [None, 5, b"hi", Text("hi")], "Message must be a string!"),
         ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a string!"),
