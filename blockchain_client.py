@@ -127,7 +127,7 @@ def send_request(client: socket.socket, answered: threading.Event, message: dict
             return
     print("No answer from the node.")
     if message["request"] == "transaction":
-        print("The transaction may count. Repeat it with the same comment: it counts only once.")
+        print("It may be accepted. Repeat it with the same comment: it is accepted only once.")
 
 
 def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn:
@@ -150,8 +150,8 @@ def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn
     except BrokenPipeError:  # nobody reads the output any more
         os._exit(1)
     # End the client. The main thread waits in input(). SIGINT stops input(), as Ctrl-C does, and
-    # the terminal is as before. (On Windows, it ends the process.) SIGINT is lost if it comes just
-    # before input() begins. So this loop sends it every second.
+    # input() restores the settings of the terminal. (On Windows, SIGINT ends the process.) SIGINT
+    # is lost if it comes just before input() begins. So this loop sends it every second.
     while True:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
@@ -184,7 +184,7 @@ def ask(field: str, check: Callable[[str], T], optional: bool = False) -> T:
 
 
 def bare_key(typed: str) -> str:
-    """Remove from a copied key its label, for example "Address:", its line breaks and spaces."""
+    """Return a copied key without its label (for example "Address:"), line breaks and spaces."""
     return "".join(typed.rpartition(":")[2].split())
 
 
@@ -197,7 +197,7 @@ def whole_address(typed: str) -> str:
         valid_address = get_address_from_public(key.save_pkcs1())
         if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and address == valid_address:
             return address
-    raise ValueError("this is not a valid address. (Private keys go to Private_key only.)")
+    raise ValueError("this is not a valid address. (Enter a private key at Private_key only.)")
 
 
 def private_key_of(address: str, typed: str) -> str:
@@ -219,7 +219,7 @@ def address_or_text(typed: str) -> str:
 
     A text that looks like a key, or ends with "=", may be a part of an address. Most characters
     that are not visible are refused: with them, two receivers look the same. A byte that Python
-    cannot read becomes U+FFFD, and would make one receiver of many.
+    cannot read becomes U+FFFD. Then many different receivers would become the same receiver.
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
@@ -236,7 +236,7 @@ def no_key(typed: str) -> str:
     """Return the text. Raises ValueError if it contains a key, or a part of a key.
 
     Keys are base64. 24 characters of a key nearly always contain upper case, lower case and digits.
-    Normal text rarely has such a part: long words, hashes and most paths have two of them only.
+    Normal text rarely has such a part: long words, hashes and most paths do not have all three.
     """
     for part in re.findall("[A-Za-z0-9+/]{24,}", typed):
         if re.search("[A-Z]", part) and re.search("[a-z]", part) and re.search("[0-9]", part):
@@ -246,7 +246,7 @@ def no_key(typed: str) -> str:
 
 def whole_number(least: int, typed: str) -> int:
     """Return a whole number. Raises ValueError if it is not one, or is below `least`."""
-    # \d is a digit in any script, also a full-width one. Python refuses more than 4,300 digits.
+    # \d is a digit of any language, also a full-width one. Python refuses more than 4,300 digits.
     if re.fullmatch(r"\d{1,4000}", typed) and int(typed) >= least:
         return int(typed)
     raise ValueError(f"this must be a whole number, {least} or more.")
@@ -290,11 +290,11 @@ def prepare_terminal() -> None:
     # The program must not stop if it cannot read a byte or show a character.
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    # A shell that starts a program in the background lets it ignore SIGINT.
+    # If a shell starts a program in the background, the program ignores SIGINT at first.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")  # rsa warns about damaged keys, and private_key_of refuses them
-    # Also if LC_ALL names a locale that is not installed, Python uses the locale C. In it, readline
-    # loses Chinese characters.
+    # Python uses the locale C if LC_ALL is C, or names a locale that is not installed. With this
+    # locale, readline loses Chinese characters. It takes its locale from LC_ALL.
     if locale.setlocale(locale.LC_CTYPE) == "C":
         os.environ["LC_ALL"] = "C.UTF-8"
     with contextlib.suppress(ImportError):  # Windows has no readline. It edits lines itself.

@@ -123,9 +123,9 @@ class BlockChain:
     def get_block_bytes(self, block: Block) -> bytes:
         """Return the part of a block that is hashed before the nonce, as bytes.
 
-        It is a dict of all fields except the hash and the nonce, as a string. Spaces are added,
-        because SHA-1 reads its input in pieces of 64 bytes: after them, the nonce begins a new
-        piece, and each try of the miner hashes only this new piece.
+        It is a dict of all fields except the hash and the nonce, as a string. SHA-1 reads its input
+        in pieces of 64 bytes. So spaces fill the last piece. Then the nonce begins a new piece, and
+        each try of the miner hashes only this new piece.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
@@ -211,8 +211,8 @@ class BlockChain:
             if attempt.digest() <= target:
                 return nonce
         # Longer nonces share digits: 1000 to 1999 all begin with 1. So the shared digits are hashed
-        # once for a thousand nonces. The last three digits come from a list: if
-        # each nonce was made into text, the search would be a third slower.
+        # once for a thousand nonces. The last three digits come from THREE_DIGITS: if each nonce
+        # was made into text, the search would be a third slower.
         thousands = 0
         while True:
             thousands += 1
@@ -285,8 +285,8 @@ class BlockChain:
         mined = len(self.chain) - 1  # the genesis block was not mined
         if mined == 0 or mined % span:
             return self.difficulty
-        # A timestamp says when mining began. So the average is over the ten blocks before the
-        # newest one.
+        # A timestamp says when the mining of a block began. So this average does not include the
+        # time for the newest block. It is over the ten blocks before it.
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
         if average > self.block_time and self.chain[-1].difficulty > 1:
             step, verdict = -1, "Lower the difficulty"
@@ -375,8 +375,8 @@ class BlockChain:
 
         A sender can choose any key. One signature check with a key of 60,000 bits takes minutes.
         So keys of more than 4096 bits are refused. The base64 decoder ignores unknown characters.
-        So many strings give the same key, and each would be another account. Only the string that
-        `get_address_from_public` returns is valid.
+        Therefore, different strings can give the same key, and each would be another account. Only
+        the string that `get_address_from_public` returns is valid.
         """
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
         with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
@@ -389,8 +389,8 @@ class BlockChain:
     def check_fields(self, transaction: Transaction) -> None:
         """Raise Refused if this is not a Transaction, or if a field is not valid.
 
-        `isinstance` accepts too much: True is an int, too, and a subclass of int can compare as it
-        likes. NaN is not an int. A comparison alone would accept it, because `NaN <= 0` is false.
+        `isinstance` accepts too much: True is an int, too, and a subclass of int can define its own
+        comparisons. NaN is not an int. A comparison alone would accept it: `NaN <= 0` is false.
         """
         # An object of another class is never equal to a Transaction. So add_transaction would not
         # find it in accepted_transactions, and could accept it twice.
@@ -477,8 +477,8 @@ class BlockChain:
         Raises Refused if the port cannot be used.
         """
         # Python runs one thread at a time, and the miner never waits. So another thread must ask
-        # for its turn, several times for one answer. By default, a thread asks after 5 ms. Here it
-        # asks after 20 microseconds.
+        # for its turn. To answer one request, it must ask several times. By default, a thread asks
+        # after 5 ms. Here it asks after 20 microseconds.
         sys.setswitchinterval(0.00002)
         try:
             # This does what socket, bind and listen do in the article. It also sets the options
@@ -520,8 +520,8 @@ class BlockChain:
                     answer = self.respond(RequestReader(request_bytes).load())
                 except Refused as refused:
                     refusal = str(refused)
-                # The request has no name here, and the exception that kept it has ended. So its
-                # memory is free again, even if the next lines must wait.
+                # No variable holds the request here, and the exception that held it is deleted. So
+                # the memory of the request is free again, even if the next lines must wait.
                 if refusal:
                     say(f"{beginning!r} cannot be parsed: {refusal}")
                     answer = {"message": refusal}
@@ -604,11 +604,12 @@ class RequestReader(pickle._Unpickler):
         SETITEM                       {'request': 'hello'}
         STOP                          the program ends, and the top of the stack is its result
 
-    Other pickle instructions can call any function, and `pickle.loads` calls it. It is not safe to
-    check a pickle first, and to load it after that. Then two readers read the same bytes, and an
-    attacker can write bytes that the two readers understand differently. So this reader does not
-    have these pickle instructions. `pickle._Unpickler` is Python's own reader, written in Python:
-    it looks for each pickle instruction in a table. The table of this class is shorter.
+    Other pickle instructions can name any function, and `pickle.loads` calls this function. It is
+    not safe to check a pickle first, and to load it after that. Then two readers read the same
+    bytes, and an attacker can write bytes that the two readers understand differently. So this
+    reader does not have these pickle instructions. `pickle._Unpickler` is Python's own reader,
+    written in Python: it looks for each pickle instruction in a table. The table of this class is
+    shorter.
     """
 
     stack: list[Any]
@@ -621,7 +622,7 @@ class RequestReader(pickle._Unpickler):
         + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINBYTES + pickle.SHORT_BINBYTES
         + pickle.BININT + pickle.BININT1 + pickle.BININT2 + pickle.LONG1 + pickle.LONG4
         + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
-        # These make a Transaction: first its class, then an object, then the fields (BUILD).
+        # These make a Transaction: first its class, then an object. BUILD, below, adds the fields.
         + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
     }  # fmt: skip
 
