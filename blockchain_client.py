@@ -163,7 +163,7 @@ T = TypeVar("T")
 
 
 class BackToMenu(Exception):
-    """Raised when a person types an empty line."""
+    """Raised when a person types an empty line in a field that must not be empty."""
 
 
 def ask(field: str, check: Callable[[str], T], optional: bool = False) -> T:
@@ -206,7 +206,8 @@ def private_key_of(address: str, typed: str) -> str:
     mistake = "this is not a valid private key."
     with contextlib.suppress(Exception):  # as in whole_address
         key = load_private(private)
-        # In a damaged key, the numbers do not fit each other.
+        # In a damaged key, n is not p * q, or `save_pkcs1` returns another string: rsa computes
+        # three of the numbers again.
         if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
             if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
                 return private
@@ -215,7 +216,7 @@ def private_key_of(address: str, typed: str) -> str:
 
 
 def address_or_text(typed: str) -> str:
-    """Return an address, or any other text. Raises ValueError if coins sent to it would be lost.
+    """Return an address, or any other text. Raises ValueError if it is probably a mistake.
 
     A text that looks like a key, or ends with "=", may be a part of an address. Most characters
     that are not visible are refused: with them, two receivers look the same. A byte that Python
@@ -256,7 +257,7 @@ def whole_number(least: int, typed: str) -> int:
 
 
 def run_command(client: socket.socket, answered: threading.Event) -> None:
-    """Show the menu, and run the command that is typed. An empty line raises BackToMenu."""
+    """Show the menu, and run the command that is typed. Raises BackToMenu, as `ask` does."""
     command_dict = {"1": "generate_address", "2": "get_balance", "3": "transaction"}
     print("Command list:")
     for number, name in command_dict.items():
@@ -321,7 +322,7 @@ def main() -> None:
     status = 1
     with contextlib.suppress(BrokenPipeError):  # nobody reads the output any more
         try:
-            print("An empty line leads back to the menu. Ctrl-C ends the client.")
+            print("An empty line leads back to the menu (not at Comment). Ctrl-C ends the client.")
             threading.Thread(target=handle_receive, args=(client, answered), daemon=True).start()
             while True:
                 with contextlib.suppress(BackToMenu):

@@ -24,6 +24,7 @@ import hashlib
 import io
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -88,8 +89,8 @@ class BlockChain:
         self.chain: list[Block] = []  # the oldest block is first; only append_block adds blocks
         self.pending_transactions: list[Transaction] = []  # accepted, and not yet mined
 
-        # These four are computed from the two lists above, and change together with them. Here,
-        # `outgoing` holds the coins that an account pays with its pending transactions.
+        # These four are computed from the two lists above, and change together with them.
+        # `outgoing` holds the coins that each account pays with its pending transactions.
         # A Counter returns 0 for an account that it does not know.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         self.outgoing: collections.Counter[str] = collections.Counter()
@@ -227,7 +228,7 @@ class BlockChain:
                 self.show_progress(block, thousands * 1000, time.perf_counter() - start)
 
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
-        """Show the progress of mining a block, on a terminal only.
+        """Show the progress of mining a block. The caller checks that there is a terminal.
 
         The tries that failed do not help the next one. So the average time that is left is always
         the same, also after a long time of mining.
@@ -239,7 +240,7 @@ class BlockChain:
         line = f"{so_far} (average {average:,.0f}s, {rate:,.0f} hashes/s), {packed}"
         # Some terminals report 0 columns: then 80 is used. The last column stays empty, because
         # some terminals go to the next row when a row is full.
-        say(line[: (os.get_terminal_size().columns or 80) - 1], changing=True)
+        say(line[: (shutil.get_terminal_size().columns or 80) - 1], changing=True)
 
     def append_block(self, block: Block) -> None:
         """Append a block to the chain, and update the data that is computed from the chain.
@@ -337,7 +338,7 @@ class BlockChain:
         the rules for difficulty and rewards. It also does not check whether the senders had the
         coins, whether they signed, and whether a transaction was mined before.
         """
-        # An empty tuple gives the same hash as an empty list. So the type is checked, too.
+        # A tuple gives the same hash as a list of the same items. So the type is checked, too.
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
             raise Refused("its content is not what was hashed!")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
@@ -373,8 +374,8 @@ class BlockChain:
     def get_public_from_address(address: str) -> rsa.PublicKey:
         """Return the public key in an address. Raises Refused if the address is not valid.
 
-        A sender can choose any key. One signature check with a key of 60,000 bits takes minutes.
-        So keys of more than 4096 bits are refused. The base64 decoder ignores unknown characters.
+        A sender can choose any key. If both numbers of a key have 60,000 bits, one signature check
+        takes minutes. So both have limits. The base64 decoder ignores unknown characters.
         Therefore, different strings can give the same key, and each would be another account. Only
         the string that `get_address_from_public` returns is valid.
         """
@@ -455,8 +456,8 @@ class BlockChain:
         """
         self.start_socket_server()
         address, private = self.generate_address()
-        # Show a command for the client. It has the same Python and the same folder as the command
-        # that started this node. Some characters in a path need quotes around it.
+        # Show a command for the client. It names the Python and the folder that this node was
+        # started with. A path with a space or one of these other characters gets quotes.
         paths = sys.orig_argv[0], os.path.join(os.path.dirname(sys.argv[0]), "blockchain_client.py")
         python, client = (f'"{path}"' if set(path) & set(" ()&;'") else path for path in paths)
         keys = f"Miner address: {address}\nMiner private: {private}\n"
@@ -568,7 +569,7 @@ def wait_for_bytes(file: io.BufferedReader) -> bytes:
 
 
 class RequestBytes:
-    """The bytes of one request. A request that is too long is refused before it is read."""
+    """The bytes of one request. It is refused as soon as it asks for more than the limit."""
 
     def __init__(self, file: io.BufferedReader, limit: int) -> None:
         """Read at most `limit` bytes from `file`, the connection of a client."""
@@ -576,7 +577,7 @@ class RequestBytes:
         self.limit = self.left = limit  # `left`: how many bytes may still be read
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes. Raises Refused if they exceed the limit, or if the client left."""
+        """Return `size` bytes. Raises Refused if they exceed the limit, or if the request ends."""
         self.left -= size
         if self.left < 0:
             raise Refused(f"A request may have at most {self.limit} bytes.")
@@ -612,8 +613,6 @@ class RequestReader(pickle._Unpickler):
     shorter.
     """
 
-    stack: list[Any]
-
     # The keys of the table are ints, and a loop over bytes gives ints.
     dispatch: ClassVar[dict[int, Any]] = {
         code: pickle._Unpickler.dispatch[code]
@@ -632,7 +631,7 @@ class RequestReader(pickle._Unpickler):
             return super().load()
         except Refused:
             raise
-        except Exception:  # for example, a pickle instruction that is not in the table
+        except Exception:  # a pickle instruction that is not in the table, or a cut connection
             raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from None
 
     def find_class(self, module: str, name: str) -> type:
@@ -647,7 +646,7 @@ class RequestReader(pickle._Unpickler):
 
     def load_build(self) -> None:
         """Remove the empty object from the stack. The dict of fields above it stays."""
-        del self.stack[-2]
+        del self.stack[-2]  # type: ignore[attr-defined]  # mypy does not know this attribute
 
     dispatch[pickle.BUILD[0]] = load_build
 
