@@ -202,6 +202,7 @@ class BlockChain:
         before the nonce only once. Each try copies that hash object, and adds the nonce to it.
         The target is the highest hash that begins with enough zeros. Bytes of equal length can be
         compared like numbers, so a hash is good if its bytes are not above those of the target.
+        After each million nonces, `show_progress` is called if the output is a terminal.
         """
         target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")  # 40 hex digits, 20 bytes
         beginning = hashlib.sha1(self.get_block_bytes(block))
@@ -224,7 +225,7 @@ class BlockChain:
                 attempt.update(last_digits)
                 if attempt.digest() <= target:
                     return thousands * 1000 + int(last_digits)
-            if thousands % 1000 == 0 and os.isatty(1):  # after each million nonces
+            if thousands % 1000 == 0 and os.isatty(1):
                 self.show_progress(block, thousands * 1000, time.perf_counter() - start)
 
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
@@ -424,8 +425,8 @@ class BlockChain:
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
         """Accept a signed transaction, or refuse it (Day 05). An accepted one becomes pending.
 
-        Returns True or False, and a message. Never raises an exception, whatever values the fields
-        have.
+        The checks have this order: the fields, accepted before, the coins, the signature. Returns
+        True or False, and a message. Never raises an exception, whatever values the fields have.
         """
         try:
             self.check_fields(transaction)
