@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import re
+import select
 import signal
 import socket
 import struct
@@ -75,19 +76,12 @@ class Process:
     """
 
     def __init__(
-        self,
-        script,
-        *arguments,
-        terminal=False,
-        before=None,
-        python=(),
-        traceback=False,
-        **environment,
+        self, script, *words, terminal=False, before=None, python=(), traceback=False, **environment
     ):
-        command = [*python, ROOT / script, *arguments]
+        command = [*python, ROOT / script, *words]
         if before:
             module = script.removesuffix(".py")
-            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *arguments]
+            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *words]
         self.output_end, writer = os.openpty() if terminal else os.pipe()
         if terminal:
             self.resize(70)
@@ -236,22 +230,30 @@ def free_port():
 
 def start_node(start, account, **options):
     """Start a node, wait until it mines, and know its port and its miner's keys."""
-    port = free_port()
-    node = start("blockchain_server.py", port, **options)
-    node.port = port
-    address = node.wait_for(r"Miner address: (\S+) *\n")[1]
-    node.miner = account(address, node.wait_for(r"Miner private: (\S+) *\n")[1])
+    node = start("blockchain_server.py", 0, **options)
+    keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
+    address, private, port = node.wait_for(keys).groups()
+    node.miner, node.port = account(address, private), int(port)
     node.wait_for_blocks(1)
-    node.connect = lambda: Connection(port)
+    node.connect = lambda: Connection(node.port)
     return node
 
 
-def handlers():
-    """Return the threads in this process that serve a client."""
-    return [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+def run_unread(script, port):
+    """Start a script. When it has begun to print, close the pipe that it prints into."""
+    reader, writer = os.pipe()
+    command = [sys.executable, ROOT / script, str(port)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes)
+    os.close(writer)
+    assert select.select([reader], [], [], patience.seconds)[0]
+    os.close(reader)
+    return process
 
 
-def wait_until_handlers_end():
-    for thread in handlers():
-        thread.join(patience.seconds)
-    assert handlers() == []
+def handlers(seconds=0):
+    """Return the threads in this process that serve a client, and still do after these seconds."""
+    threads = [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+    for thread in threads:
+        thread.join(seconds)
+    return [thread for thread in threads if thread.is_alive()]

@@ -18,7 +18,7 @@ import tracemalloc
 
 import pytest
 from conftest import quiet
-from processes import wait_until_handlers_end
+from processes import handlers, patience
 
 import blockchain_server
 from blockchain_server import BlockChain, Refused, RequestBytes, RequestReader, Transaction
@@ -38,9 +38,7 @@ def refused(answer):
     return answer.keys() == {"message"} and answer["message"].endswith(".")
 
 
-# Pickles that call, fetch, or change
-
-
+# ---- Pickles that call, fetch, or change
 def text(value):
     """Return the pickle instruction that puts a string on the stack."""
     return b"X" + struct.pack("<I", len(value)) + value.encode("utf8")
@@ -129,9 +127,7 @@ def test_a_frame_that_lies_deceives_nobody():
             read(start + b"B" + struct.pack("<I", len(evil)) + evil + b".")
 
 
-# Honest requests, whoever wrote them
-
-
+# ---- Honest requests, whoever wrote them
 def plain(value):
     """Return a request with the dict of the fields in place of its Transaction."""
     return {k: vars(v) if hasattr(v, "sender") else v for k, v in value.items()}
@@ -184,9 +180,7 @@ def test_what_makes_no_sense_is_refused():
             read(nonsense)
 
 
-# Hungry ones
-
-
+# ---- Hungry ones
 def same_hash(number):
     """Return pickle instructions for keys that all have the same hash."""
     keys = ((n * (2**61 - 1)).to_bytes(9, "little") for n in range(1, number))
@@ -259,9 +253,7 @@ def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):
         assert server.connect().ask(request) == {"message": "Unknown command."}
 
 
-# Requests of the wrong shape
-
-
+# ---- Requests of the wrong shape
 FIVE = {"sender": "a", "receiver": "b", "amounts": 1, "fee": 0, "message": ""}
 FOUR = {name: value for name, value in FIVE.items() if name != "message"}
 ANYTHING = [None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, dict]
@@ -297,9 +289,7 @@ def test_any_value_in_any_field_of_a_transaction_gets_an_answer(ledger, rich_ali
             assert answer["result"] is False and answer["result_message"].endswith("!")
 
 
-# Streams
-
-
+# ---- Streams
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_request_may_come_byte_by_byte(server, rich_alice, protocol):
     connection = server.connect()
@@ -343,7 +333,7 @@ def test_garbage_gets_a_sentence_and_then_the_connection_ends(server, garbage):
     assert refused(connection.ask(garbage))
     assert connection.receive() is None
     connection.socket.close()
-    wait_until_handlers_end()
+    assert handlers(patience.seconds) == []
 
 
 def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(server, alice):
@@ -365,7 +355,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(server, data, reset, capsys)
     if reset:
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.socket.close()
-    wait_until_handlers_end()
+    assert handlers(patience.seconds) == []
     assert len(capsys.readouterr().out.splitlines()) <= 6
 
 
@@ -379,9 +369,7 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
     assert "\n[*] Hash found" not in said and "\x1b" not in said
 
 
-# A real node, and everything at once
-
-
+# ---- A real node, and everything at once
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     try:
@@ -455,5 +443,5 @@ def test_random_requests_get_answers(server, rich_alice):
                     assert answer.keys() in kinds
                 connection.socket.close()
     print(f"\n{number:,} requests")
-    wait_until_handlers_end()
+    assert handlers(patience.seconds) == []
     assert server.connect().ask(BALANCE) == BALANCE_ANSWER

@@ -5,28 +5,21 @@ Most sessions use pipes, which do not show what is typed. Terminals have a secti
 
 import os
 import re
-import select
 import signal
 import socket
-import subprocess
-import sys
+import threading
 
 import pytest
 import rsa
 from conftest import Account
-from processes import ROOT, patience, posix
+from processes import patience, posix, run_unread
 
-from blockchain_client import (
-    address_or_text,
-    get_address_from_public,
-    no_key,
-    private_key_of,
-    whole_address,
-    whole_number,
-)
+import blockchain_client
+from blockchain_client import address_or_text, no_key, private_key_of, whole_address, whole_number
 
 MENU = r"Command list:\n1\. generate_address\n2\. get_balance\n3\. transaction\n(.*\n)*?.*Command: "
 FIELDS = ["Address", "Private_key", "Receiver", "Amount", "Fee", "Comment"]
+ANSWER_SECONDS = "script.ANSWER_SECONDS = %d"
 PART_OF_KEY = "^this looks like a (key, or a part of a key|part of an address)"
 
 
@@ -68,9 +61,7 @@ def test_input_that_ends_ends_the_client_after_the_last_answer(client):
     assert "{'result': False, 'result_message': 'Balance not enough!'}\n" in client.output
 
 
-# Keys: a private key stays at home, and an address arrives whole.
-
-
+# ---- Keys: a private key stays at home, and an address arrives whole.
 @pytest.fixture
 def silent():
     """A socket in place of a node. It takes what is sent, and never answers."""
@@ -117,12 +108,8 @@ def test_a_key_is_taken_as_people_copy_it(alice):
     for label in ("", "Miner address: ", "Address: ", "Miner address:"):
         for paste in (wrapped(alice.address, 80, label), wrapped(alice.address, 60, label) + "\n"):
             assert whole_address(paste) == address_or_text(paste) == alice.address
-    for label in (
-        "",
-        "Miner private: ",
-        "Private key: ",
-        f"Address: {alice.address}\nPrivate key: ",
-    ):
+    labels = ["", "Miner private: ", "Private key: ", f"Address: {alice.address}\nPrivate key: "]
+    for label in labels:
         for paste in (wrapped(alice.private, 80, label), f" {label}  {alice.private} \n"):
             assert private_key_of(alice.address, paste) == alice.private
 
@@ -146,26 +133,30 @@ def test_part_of_an_address_is_refused():
 def test_an_address_must_be_valid_for_the_node():
     """The node refuses keys of less than 512 bits, too."""
     for bits in (360, 504):
-        address = get_address_from_public(rsa.newkeys(bits)[0].save_pkcs1())
+        public = rsa.newkeys(bits)[0].save_pkcs1()
         with pytest.raises(ValueError, match=r"^this is not a valid address"):
-            whole_address(address)
-
-
-TEXTS = (
-    *("test123", "小明", "True", "MIKE", "M", "é", "a" * 24, "1" * 24, "a1" * 20, "http://a.b/c"),
-    *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
-    *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
-    *(
-        "see https://github.com/dvf/blockchain/issues/123",
-        "/home/anna/projects/report2024",
-        "antidisestablishmentarianism",
-        "2+2=4",
-    ),
-)
+            whole_address(blockchain_client.get_address_from_public(public))
 
 
 def test_any_other_text_is_a_receiver_or_a_comment():
-    for text in TEXTS:
+    for text in (
+        *(
+            "test123",
+            "小明",
+            "True",
+            "MIKE",
+            "M",
+            "é",
+            "a" * 24,
+            "1" * 24,
+            "a1" * 20,
+            "http://a.b/c",
+        ),
+        *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
+        *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
+        *("see https://github.com/dvf/blockchain/issues/123", "/home/anna/projects/report2024"),
+        *("antidisestablishmentarianism", "2+2=4"),
+    ):
         assert address_or_text(text) == no_key(text) == text
     for comment in ("", "2+2=", "謝謝\u3000你", "👨\u200d👩\u200d👧", "two\nlines"):
         assert no_key(comment) == comment
@@ -180,21 +171,15 @@ def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read():
 
 @pytest.mark.filterwarnings("ignore:You have provided a malformed keyfile")
 def test_a_private_key_must_be_complete_and_belong_to_the_address(alice):
-    for text in ("", "é", "=", "MII", "q", alice.address, alice.private[:-1]):
-        with pytest.raises(
-            ValueError, match=r"^this is not a valid private key\. Press Enter for the menu\.$"
-        ):
-            private_key_of(alice.address, text)
-    with pytest.raises(
-        ValueError, match=r"^this key belongs to another address\. Press Enter for the menu\.$"
-    ):
-        private_key_of(alice.address, Account().private)
-    for place, old in enumerate(alice.private):
-        changed = "A" if old != "A" else "B"
+    address, key, menu = alice.address, alice.private, r" Press Enter for the menu\.$"
+    for text in ("", "é", "=", "MII", "q", address, key[:-1]):
+        with pytest.raises(ValueError, match=r"^this is not a valid private key\." + menu):
+            private_key_of(address, text)
+    with pytest.raises(ValueError, match=r"^this key belongs to another address\." + menu):
+        private_key_of(address, Account().private)
+    for place, old in enumerate(key):
         with pytest.raises(ValueError):
-            private_key_of(
-                alice.address, alice.private[:place] + changed + alice.private[place + 1 :]
-            )
+            private_key_of(address, key[:place] + ("A" if old != "A" else "B") + key[place + 1 :])
 
 
 def test_a_number_has_digits_only():
@@ -206,26 +191,23 @@ def test_a_number_has_digits_only():
         whole_number(1, "0")
 
 
-# Mistakes
-
-MISTAKES = {
-    "Address": ["alice", "é", "A" * 96],
-    "Private_key": ["secret", "é", "="],
-    "Receiver": ["aB3" * 8, "\u200b"],
-    "Amount": ["ten", "-5", "0", "1_0"],
-    "Fee": ["ten", "-1"],
-    "Comment": ["aB3" * 8],
-}
-
-
+# ---- Mistakes
 def test_after_a_mistake_the_same_field_is_asked_again(client, node):
     """Digits may be full-width, and spaces around an answer do not matter."""
     damaged = node.miner.private[:-9] + "AAAAAAA" + node.miner.private[-2:]  # rsa warns about it
+    mistakes = {
+        "Address": ["alice", "é", "A" * 96],
+        "Private_key": ["secret", "é", "=", damaged],
+        "Receiver": ["aB3" * 8, "\u200b"],
+        "Amount": ["ten", "-5", "0", "1_0"],
+        "Fee": ["ten", "-1"],
+        "Comment": ["aB3" * 8],
+    }
     client.type(" ３ ")
     client.wait_for("Address: ")
     good = good_answers(node.miner, Amount="１", Fee="０", Comment="謝謝")
     for number, (field, text) in enumerate(good.items()):
-        for mistake in [*MISTAKES[field], *[damaged] * (field == "Private_key")]:
+        for mistake in mistakes[field]:
             client.type(mistake)
             said = client.wait_for(rf"{field}: (th.*\.\)?)\n{field}: ")[1]
             assert mistake not in said
@@ -257,11 +239,7 @@ def test_bytes_that_are_not_text_do_not_end_the_session(client):
     client.wait_for(r"Address: the character '\\ufffd' is invisible or unreadable\.\nAddress: ")
 
 
-# On a terminal
-
-UP, LEFT = "\x1b[A", "\x1b[D"
-
-
+# ---- On a terminal
 @pytest.fixture
 def on_terminal(node, run):
     """The client on a terminal of its own."""
@@ -280,7 +258,8 @@ def test_arrows_edit_a_line_and_up_brings_no_private_key_back(on_terminal, node)
     before = len(on_terminal.output)
     on_terminal.type("2")
     on_terminal.wait_for("Address: ")
-    on_terminal.type(UP * 3 + "bo" + LEFT + "X")
+    up, left = "\x1b[A", "\x1b[D"
+    on_terminal.type(up * 3 + "bo" + left + "X")
     on_terminal.wait_for(r"'address': 'bXo'")
     assert node.miner.private[40:70] not in on_terminal.output[before:]
 
@@ -336,12 +315,12 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
 
     def press():
         """Python misses a Ctrl-C just before it reads. A person presses again, and so does this."""
-        if not on_terminal.ended and how in "CD":
+        if not on_terminal.ended:
             on_terminal.press(how)
         return on_terminal.ended
 
-    with on_terminal.news:
-        patience.wait(on_terminal.news, press)
+    if how in "CD":
+        patience.wait(threading.Event(), press)
     assert on_terminal.status() == status
     assert "Traceback" not in on_terminal.output
     assert termios.tcgetattr(on_terminal.output_end) == termios.tcgetattr(fresh[0])
@@ -349,50 +328,34 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
         os.close(descriptor)
 
 
-# A reader of the output that goes away, and a shell's background
-
-
+# ---- A reader of the output that goes away; nodes that go, are silent, or misbehave
 @posix
 def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(node, silent):
     """This may be noticed at a prompt, at the end, or when an answer comes."""
     for number, keys in (node.port, "2\n"), (silent.getsockname()[1], ""), (node.port, "2\nbob\n"):
-        reader, writer = os.pipe()
-        command = [sys.executable, ROOT / "blockchain_client.py", str(number)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
-        client = subprocess.Popen(command, **pipes)
-        os.close(writer)
-        assert select.select([reader], [], [], patience.seconds)[0]  # it has begun to print
-        os.close(reader)
+        client = run_unread("blockchain_client.py", number)
         if not keys:  # it waits at its first prompt
             client.send_signal(signal.SIGINT)
         _, error = client.communicate(keys.encode(), timeout=patience.seconds)
         assert (client.returncode, error) == (1, b"")
 
 
-@posix
-def test_a_client_in_the_background_of_a_script_ends_with_its_node(node, run):
-    """A shell lets such a process ignore SIGINT."""
+@pytest.mark.parametrize("place", ["foreground", pytest.param("background", marks=posix)])
+def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(node, run, place):
+    """A shell lets a process in the background of a script ignore SIGINT."""
     ignore = "script.signal.signal(script.signal.SIGINT, script.signal.SIG_IGN)"
-    client = run("blockchain_client.py", node.port, before=ignore)
+    before = ignore if place == "background" else None
+    client = run("blockchain_client.py", node.port, before=before)
     client.wait_for("Command: ")
     node.popen.kill()
     client.wait_for(r"\nThe connection to the node has ended\.\n")
-    assert client.status() == 1
-
-
-# Nodes that go, are silent, or misbehave
-
-
-def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(client, node):
-    node.popen.kill()
-    client.wait_for(r"\nThe connection to the node has ended\.\n")
-    assert client.status() in (1, 2)  # on Windows, which knows no Ctrl-C of this kind, 2
+    assert client.status() in ((1,) if os.name == "posix" else (1, 2))  # no such Ctrl-C on Windows
     assert "Traceback" not in client.output
 
 
 @posix
 def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
-    client = run("blockchain_client.py", silent.getsockname()[1], before=LONG)
+    client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 10**6)
     client.type("2\nbob")
     connection, _ = silent.accept()
     assert connection.recv(1)
@@ -401,41 +364,30 @@ def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
     connection.close()
 
 
-def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent):
-    client = run("blockchain_client.py", silent.getsockname()[1], before=SHORT)
-    client.type("2\nbob")
-    client.wait_for(r"No answer from the node\.\nCommand list:\n")
+@pytest.mark.parametrize("command", ["2", "3"])
+def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent, alice, command):
+    """A transaction without an answer may count."""
+    client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 1)
+    client.type(command)
+    answer(client, **(good_answers(alice) if command == "3" else {"Address": "bob"}))
+    hint = r"The transaction may count\. Repeat it with the same comment: it counts only once\.\n"
+    client.wait_for(rf"No answer from the node\.\n{hint * (command == '3')}Command list:\n")
 
 
-def test_a_transaction_without_an_answer_may_count(run, silent, alice):
-    client = run("blockchain_client.py", silent.getsockname()[1], before=SHORT)
-    client.type("3")
-    answer(client, **good_answers(alice))
-    client.wait_for(
-        r"No answer from the node\.\nThe transaction may count\. "
-        r"Repeat it with the same comment: it counts only once\.\nCommand list:\n"
-    )
+STRANGE = "{'message': '\x1b[2J\n\u202e\\p謝'}".encode()
+SHOWN = {
+    b"{'message': 'one'}": r"\{'message': 'one'\}",
+    STRANGE: r"\{'message': '\\x1b\[2J\\n\\u202e\\p\\u8b1d'\}",
+    b"\xff{[(": r"\\xff\{\[\(",
+    b"a" * 10**6: "a{1000}",
+}
 
 
-ASCII = "script.sys.stdout.reconfigure(encoding='ascii', errors='strict')"
-SHORT, LONG = (f"script.ANSWER_SECONDS = {seconds}" for seconds in (1, 10**6))
-
-
-@pytest.mark.parametrize(
-    "said, shown",
-    [
-        (b"{'message': 'one'}", r"\{'message': 'one'\}"),
-        (
-            "{'message': '\x1b[2J\n\u202e\\p謝'}".encode(),
-            r"\{'message': '\\x1b\[2J\\n\\u202e\\p\\u8b1d'\}",
-        ),
-        (b"\xff{[(", r"\\xff\{\[\("),
-        (b"a" * 10**6, "a{1000}"),
-    ],
-)
+@pytest.mark.parametrize("said, shown", SHOWN.items())
 def test_whatever_a_node_says_is_shown_at_once_and_steers_no_terminal(run, said, shown):
+    ascii_only = "script.sys.stdout.reconfigure(encoding='ascii', errors='strict')"
     with socket.create_server(("127.0.0.1", 0)) as talkative:
-        client = run("blockchain_client.py", talkative.getsockname()[1], before=ASCII)
+        client = run("blockchain_client.py", talkative.getsockname()[1], before=ascii_only)
         connection, _ = talkative.accept()
         with connection:
             connection.sendall(said)

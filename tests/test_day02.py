@@ -15,14 +15,9 @@ from blockchain_server import Block, BlockChain, Transaction
 
 @pytest.mark.parametrize("transaction", [Transaction, blockchain_client.Transaction])
 def test_a_transaction_has_five_fields_that_cannot_change(transaction):
-    payment = transaction("alice", "bob", 50, 1, "Thank you")
-    assert vars(payment) == {
-        "sender": "alice",
-        "receiver": "bob",
-        "amounts": 50,
-        "fee": 1,
-        "message": "Thank you",
-    }
+    names, values = "sender receiver amounts fee message", ("alice", "bob", 50, 1, "Thank you")
+    payment = transaction(*values)
+    assert vars(payment) == dict(zip(names.split(), values))
     with pytest.raises(dataclasses.FrozenInstanceError):
         payment.amounts = 51
 

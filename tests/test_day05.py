@@ -22,23 +22,16 @@ WRONG_SIGNATURE = (False, "RSA Verified wrong!")
 ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the comment.")
 
 
-# Keys
-
-
+# ---- Keys
 def public_key(address):
     pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     return rsa.PublicKey.load_pkcs1(pem.encode())
 
 
-def private_key(private):
-    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
-    return rsa.PrivateKey.load_pkcs1(pem.encode())
-
-
 @pytest.mark.parametrize("maker", [blockchain_server.BlockChain(), blockchain_client])
 def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
     address, private = maker.generate_address()
-    public, secret = public_key(address), private_key(private)
+    public, secret = public_key(address), blockchain_client.load_private(private)
     assert public.n.bit_length() == 512
     assert (public.n, public.e) == (secret.n, secret.e)
     assert maker.get_address_from_public(public.save_pkcs1()) == address
@@ -52,9 +45,7 @@ def test_the_client_signs_with_sha1(alice):
     assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
 
 
-# Payments that are refused
-
-
+# ---- Payments that are refused
 def test_a_signed_transaction_is_accepted(ledger, rich_alice):
     transaction, signature = rich_alice.pay("bob", 50, fee=0)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
@@ -68,30 +59,16 @@ def no_coin_moves(ledger):
     return not waiting and not ledger.chain[-1].transactions
 
 
-NAN, INFINITY = float("nan"), float("inf")
-
-
-class Five(int):
-    """Behaves like an int, but is not one. It could say that it equals another number."""
-
-
-class Text(str):
-    """Behaves like a str, but is not one."""
+# These behave like an int and a str. They could say that they equal another one.
+Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
+NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
 
 
 @pytest.mark.parametrize(
     "field, values, answer",
     [
-        (
-            "amounts",
-            [-5, 0, -(10**400), 1.5, NAN, INFINITY, True, "5", None, b"5", [5], Five(5)],
-            "Amounts must be a whole number above 0!",
-        ),
-        (
-            "fee",
-            [-1, -(10**400), 1.5, NAN, INFINITY, False, "5", None, b"5", [5], Five(5)],
-            "Fee must be a whole number, 0 or more!",
-        ),
+        ("amounts", [-5, 0, -(10**400), *NO_NUMBERS], "Amounts must be a whole number above 0!"),
+        ("fee", [-1, -(10**400), *NO_NUMBERS], "Fee must be a whole number, 0 or more!"),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("receiver", [None, 5, b"x", Text("x")], "Receiver must be a string!"),
@@ -181,7 +158,7 @@ def test_a_signature_is_valid_for_the_signed_string_only(ledger, rich_alice):
 
 def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
     transaction, _ = rich_alice.pay("bob", 1)
-    key = private_key(rich_alice.private)
+    key = blockchain_client.load_private(rich_alice.private)
     text = ledger.transaction_to_string(transaction).encode()
     claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20  # too long for the key
     too_long = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
@@ -194,9 +171,7 @@ def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
     assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
 
 
-# Coins are spent once
-
-
+# ---- Coins are spent once
 def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alice):
     assert ledger.add_transaction(*rich_alice.pay("bob", 59, fee=1)) == ACCEPTED
     assert ledger.add_transaction(*rich_alice.pay("carol", 40)) == ACCEPTED
@@ -209,8 +184,7 @@ def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alic
 
 def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
     assert ledger.add_transaction(*rich_alice.pay("bob", 99, fee=1)) == ACCEPTED
-    answers = []
-    find_nonce = ledger.find_nonce
+    answers, find_nonce = [], ledger.find_nonce
 
     def pay_meanwhile(block):
         assert len(block.transactions) == 1
@@ -246,9 +220,7 @@ def test_a_refused_transaction_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == ACCEPTED
 
 
-# append_block updates everything that follows from a block, whoever mined it.
-
-
+# ---- append_block updates everything that follows from a block, whoever mined it.
 def taken_over(ledger):
     """Take a ledger's chain over, block by block, into a new ledger; return that one."""
     copy = BlockChain()
@@ -309,9 +281,7 @@ def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(led
     assert ledger.verify_blockchain()
 
 
-# Whatever the threads do
-
-
+# ---- Whatever the threads do
 @pytest.fixture
 def restless_threads():
     """Let threads take turns in the middle of the methods, at random steps."""
@@ -336,8 +306,7 @@ def restless_threads():
 
 def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads):
     """Alice sends all her coins to herself. In the middle of a block, they are gone."""
-    seen, verified = set(), set()
-    done = threading.Event()
+    seen, verified, done = set(), set(), threading.Event()
 
     def watch():
         while not done.is_set():

@@ -15,28 +15,18 @@ import types
 
 import pytest
 from conftest import Account
-from processes import (
-    ROOT,
-    Connection,
-    free_port,
-    handlers,
-    patience,
-    posix,
-    start_node,
-    wait_until_handlers_end,
-)
+from processes import ROOT, Connection, free_port, handlers, patience, posix, run_unread, start_node
 
 import blockchain_server
 
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
+TELL_THE_PEERS = "def tell_the_peers(*_): raise ConnectionRefusedError('a peer that is gone')\n"
 GOODBYE = "\nGoodbye! The chain ends with its node.\n"
 
 
-# What the node says
-
-
+# ---- What the node says
 def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
     node.wait_for(r"Miner address: \S+\nMiner private: \S+\n")
@@ -140,14 +130,11 @@ def test_the_line_that_changes_counts_the_transactions(run):
     """Block 2 begins when a transaction is pending, and is never found."""
     wait = "while not self.pending_transactions: script.time.sleep(0.01)\n    self.difficulty = 12"
     wait = f"def wait(self):\n    {wait}\nscript.BlockChain.adjust_difficulty = wait"
-    node = run("blockchain_server.py", 0, terminal=True, before=wait)
+    node = start_node(run, Account, terminal=True, before=wait)
     node.resize(120)
-    address = node.wait_for(r"Miner address: (\S+)\n")[1]
-    miner = Account(address, node.wait_for(r"Miner private: (\S+)\n")[1])
-    port = int(node.wait_for(r"Listening on port (\d+)")[1])
-    node.wait_for_blocks(1)
     for number in (1, 2):
-        assert Connection(port).ask(miner.request("bob", 1, 0, f"{number}"))["result"] is True
+        payment = node.miner.request("bob", 1, 0, f"{number}")
+        assert node.connect().ask(payment)["result"] is True
         node.wait_for(rf"Block 2 @ difficulty 12: .*hashes/s\), 1 of {number} pending\r")
 
 
@@ -177,9 +164,7 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
     assert "".join(pieces) == "a line\nanother line\n"
 
 
-# Either half works with the other half of the published pair.
-
-
+# ---- Either half works with the other half of the published pair.
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_the_published_client_is_served(node, run, protocol):
     miner = node.miner
@@ -195,11 +180,9 @@ def test_the_client_works_with_the_published_node(run, alice):
     node = run("tests/published_node.py", port)
     node.wait_for("listening")
     client = run("blockchain_client.py", port)
-    for line in ("2", alice.address):
-        client.type(line)
+    client.type(f"2\n{alice.address}")
     client.wait_for(rf"\{{'address': '{re.escape(alice.address)}', 'balance': 620\}}\n")
-    for line in ("3", alice.address, alice.private, "bob", "50", "1", "謝謝"):
-        client.type(line)
+    client.type("\n".join(["3", alice.address, alice.private, "bob", "50", "1", "謝謝"]))
     client.wait_for("'Authorized successfully!'")
     node.wait_for(
         r"\[\('amounts', 50\), \('fee', 1\), \('message', '謝謝'\), \('receiver', 'bob'\), "
@@ -207,9 +190,7 @@ def test_the_client_works_with_the_published_node(run, alice):
     )
 
 
-# The threads
-
-
+# ---- The threads
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
     """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
@@ -219,15 +200,12 @@ def test_each_connection_has_a_thread_until_its_client_leaves(server):
     assert len(handlers()) == 5
     for connection in connections:
         connection.socket.close()
-    wait_until_handlers_end()
+    assert handlers(patience.seconds) == []
 
 
-LIMITS = {
-    "descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))",
-    # Room for a dozen threads, as each asks for so much; and always enough for everything else.
-    "threads": "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\n"
-    "script.threading.stack_size(2**28)",
-}
+# Room for a dozen threads, as each asks for so much; and always enough for everything else.
+ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.stack_size(2**28)"
+LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system keeps these limits")
@@ -262,9 +240,7 @@ def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monke
     assert pauses == [1, 1, 1]
 
 
-# The command line
-
-
+# ---- The command line
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("ports", [[], ["abc"], ["1e3"], [""], ["1", "2"]])
 def test_what_is_no_port_is_refused(run, script, ports):
@@ -275,15 +251,12 @@ def test_what_is_no_port_is_refused(run, script, ports):
 
 def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
     """One that does not exist; one in use, for the node; one without a node, for the client."""
-    lines = (
-        r"port %d: .+[^.]\. Choose another port\.",
-        r"no node on port %d: .+[^.]\. Start the node\.",
-    )
-    for script, line, last in zip(SCRIPTS, lines, [server, None]):
-        for port in (server.socket_port + 65536, -1, last.socket_port if last else free_port()):
+    lines = r"port %d: .+[^.]\. Choose another port", r"no node on port %d: .+[^.]\. Start the node"
+    for script, line, last in zip(SCRIPTS, lines, [server.socket_port, free_port()]):
+        for port in (server.socket_port + 65536, -1, last):
             process = run(script, port)
             assert process.status() == 1
-            assert re.fullmatch(f"{script}: {line % port}\n", process.output)
+            assert re.fullmatch(f"{script}: {line % port}\\.\n", process.output)
             assert "[Errno" not in process.output and "while" not in process.output
 
 
@@ -296,8 +269,7 @@ def test_without_rsa_one_line_says_where_to_look(run, script):
 
 def test_a_mistake_in_the_mining_shows_its_place(run):
     """On Day 07, a peer that has gone is an OSError. It must not look like one of the port."""
-    gone = "raise ConnectionRefusedError('a peer that is gone')"
-    mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.find_nonce = tell_the_peers"
+    mistake = f"{TELL_THE_PEERS}script.BlockChain.find_nonce = tell_the_peers"
     node = run("blockchain_server.py", 0, before=mistake, traceback=True)
     assert node.status() == 1
     assert "in mine_block" in node.output
@@ -306,8 +278,7 @@ def test_a_mistake_in_the_mining_shows_its_place(run):
 
 def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     """An OSError that does not come from the connection must not be hidden."""
-    gone = "raise ConnectionRefusedError('a peer that is gone')"
-    mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.get_balance = tell_the_peers"
+    mistake = f"{TELL_THE_PEERS}script.BlockChain.get_balance = tell_the_peers"
     node = start_node(run, Account, before=mistake, traceback=True)
     assert node.connect().ask(BALANCE) is None
     traceback = node.wait_for(r"Traceback(.*\n)+?\w+Error.*\n")[0]
@@ -315,9 +286,7 @@ def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
 
 
-# The end of the node: at Ctrl-C, at the first press, whatever it is doing.
-
-
+# ---- The end of the node: at Ctrl-C, at the first press, whatever it is doing.
 @posix
 def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
     connections = [node.connect() for _ in range(5)]
@@ -359,16 +328,13 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
 
 @posix
 @pytest.mark.parametrize(
-    "struck",  # before the port is open, while keys are made, and while the lock is held
-    [
-        "script.socket.create_server",
-        "script.BlockChain.generate_address",
-        "script.collections.Counter.__getitem__",
-    ],
+    "struck",
+    ["socket.create_server", "BlockChain.generate_address", "collections.Counter.__getitem__"],
 )
 def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
+    """It strikes before the port is open, while keys are made, and while the lock is held."""
     strike = f"lambda *_, **__: script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
-    node = run("blockchain_server.py", 0, before=f"{struck} = {strike}")
+    node = run("blockchain_server.py", 0, before=f"script.{struck} = {strike}")
     assert node.status() == 0
     assert node.output.endswith(GOODBYE) and "Traceback" not in node.output
 
@@ -376,12 +342,7 @@ def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
 @posix
 def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
     """As in `python blockchain_server.py 1111 | head -3`."""
-    reader, writer = os.pipe()
-    command = [sys.executable, ROOT / "blockchain_server.py", "0"]
-    node = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
-    assert select.select([reader], [], [], patience.seconds)[0]  # it has begun to print
-    os.close(reader)
+    node = run_unread("blockchain_server.py", 0)
     _, error = node.communicate(timeout=patience.seconds)
     assert (node.returncode, error) == (1, b"")
 
