@@ -94,15 +94,11 @@ def measure_hashing(what, transactions):
             if hashlib.sha1(text.encode("utf-8")).hexdigest()[:40] == "0" * 40:
                 break
 
-    times = tries, tries, 500
-    row(what, times, lambda _: ledger.find_nonce(block), floor, tutorial, rounds=61)
+    row(what, (tries, tries, 500), lambda _: ledger.find_nonce(block), floor, tutorial, rounds=61)
 
 
 def answer_times(kind, questions):
-    """Return the seconds that each of so many answers took from a node of this kind.
-
-    The node is a process that has the machine alone.
-    """
+    """Yield the seconds of so many answers from a node of this kind, a process of its own."""
     request = pickle.dumps({"request": "get_balance", "address": "M" * 96})
     command = [sys.executable, __file__, kind]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as node:
@@ -130,10 +126,9 @@ def be_a_node(kind):
             response = {"address": address, "balance": ledger.get_balance(address)}
             connection.sendall(str(response).encode("utf8"))
 
-    if kind == "tutorial":
-        ledger.receive_socket_message = tutorial_handler
     ledger.start_socket_server()
     if kind == "tutorial":
+        ledger.receive_socket_message = tutorial_handler
         sys.setswitchinterval(0.005)  # Python's own
     print(ledger.socket_port, file=sys.stderr, flush=True)
     if kind == "idle":
@@ -161,6 +156,9 @@ def measure_reading():
 
 
 def measure_ledger():
+    def balances(ledger):
+        return lambda _: [ledger.get_balance(ADDRESS) for _ in range(1000)]
+
     def tutorial(_):
         balance = 0
         for block in long.chain:
@@ -177,13 +175,8 @@ def measure_ledger():
         ledger.append_block(full)
 
     short, long = ledger_of(20), ledger_of(20_000)
-    row(
-        "a balance on 20,000 blocks; floor: on 20",
-        (1000, 1000, 1),
-        lambda _: [long.get_balance(ADDRESS) for _ in range(1000)],
-        lambda _: [short.get_balance(ADDRESS) for _ in range(1000)],
-        tutorial,
-    )
+    what = "a balance on 20,000 blocks; floor: on 20"
+    row(what, (1000, 1000, 1), balances(long), balances(short), tutorial)
     batches = [list(payments(200)) for _ in range(9)]
     row(
         "a payment on 20,000 blocks; floor: rsa.verify alone",

@@ -104,14 +104,9 @@ def server(ledger):
 @pytest.fixture
 def run():
     """A function that runs a script until the test ends."""
-    with contextlib.ExitStack() as processes:
-
-        def start(*command, **options):
-            process = Process(*command, **options)
-            processes.callback(process.close)
-            return process
-
-        yield start
+    with contextlib.ExitStack() as stack:
+        closing = contextlib.closing
+        yield lambda *words, **options: stack.enter_context(closing(Process(*words, **options)))
 
 
 @pytest.fixture

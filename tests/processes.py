@@ -123,30 +123,25 @@ class Process:
 
     def wait_for(self, pattern):
         """Wait until the pattern is in what was written after the last match. Return the match."""
-
-        def found():
-            return re.compile(pattern).search(self.output, self.seen) or self.ended
-
+        regex = re.compile(pattern)
         with self.news:
-            match = patience.wait(self.news, found)
+            match = patience.wait(
+                self.news, lambda: regex.search(self.output, self.seen) or self.ended
+            )
             if not isinstance(match, re.Match):
                 raise AssertionError(f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}")
             self.seen = match.end()
         return match
 
-    def skip(self):
-        """Let `wait_for` find only what is written from now on."""
-        with self.news:
-            self.seen = len(self.output)
-
-    def type(self, text):
-        """Type something, and Enter."""
+    def type(self, text, then=""):
+        """Type something, and Enter. Wait for the pattern that comes `then`. Return the match."""
         os.write(self.input_end, text.encode("utf8") + b"\n")
+        return self.wait_for(then)
 
-    def paste(self, text):
-        """Paste something, as a terminal does that marks a paste; then type Enter."""
+    def paste(self, text, then=""):
+        """Do the same, but paste, as a terminal does that marks a paste."""
         text = text.replace("\n", "\r")  # what terminals send for a line break
-        self.type(f"\x1b[200~{text}\x1b[201~")
+        return self.type(f"\x1b[200~{text}\x1b[201~", then)
 
     def resize(self, columns):
         """Give the terminal 24 rows of so many columns."""

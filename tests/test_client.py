@@ -31,31 +31,33 @@ def client(node, run):
     return client
 
 
-def answer(client, **answers):
-    """Answer the prompts in this order."""
-    for prompt, text in answers.items():
-        client.wait_for(f"{prompt}: ")
-        client.type(text)
-
-
 def good_answers(account, **others):
     """Return an answer to every prompt of a transaction."""
     good = {"Address": account.address, "Private_key": account.private, "Receiver": "bob"}
     return {**good, "Amount": "1", "Fee": "0", "Comment": "", **others}
 
 
+def fill_in(client, account, until=None):
+    """Begin a transaction, and answer every prompt before the field `until`."""
+    client.type("3")
+    for prompt, text in good_answers(account).items():
+        client.wait_for(f"{prompt}: ")
+        if prompt == until:
+            break
+        client.type(text)
+
+
 def test_the_menu_is_the_tutorials_and_comes_after_the_answer(client):
     hello = r"An empty line leads back to the menu\. Ctrl-C ends the client\.\n"
     assert re.match(hello + MENU, client.output)
     for _ in range(10):
-        client.type("2")
-        answer(client, Address="bob")
-        client.wait_for(r"\] Message from node: \{'address': 'bob', 'balance': 0\}\nCommand list")
+        client.type("2", then="Address: ")
+        balance = r"\] Message from node: \{'address': 'bob', 'balance': 0\}\nCommand list"
+        client.type("bob", then=balance)
 
 
 def test_input_that_ends_ends_the_client_after_the_last_answer(client):
-    client.type("3")
-    answer(client, **good_answers(Account()))
+    fill_in(client, Account())
     client.end_input()
     assert client.status() == 0
     assert "{'result': False, 'result_message': 'Balance not enough!'}\n" in client.output
@@ -76,8 +78,7 @@ def test_a_private_key_is_never_sent(run, silent, alice):
     pastes = [secret, f"Private key: {secret}", secret[:-1], secret[10:70], *lines[:-1]]
     client = run("blockchain_client.py", silent.getsockname()[1])
     client.wait_for("Command: ")
-    client.type(secret)
-    client.wait_for(r"Unknown command\.\n")
+    client.type(secret, then=r"Unknown command\.\n")
     client.type("2")
     good = {"get_balance": "", **good_answers(alice, Comment=secret)}
     for field, text in good.items():
@@ -87,8 +88,7 @@ def test_a_private_key_is_never_sent(run, silent, alice):
         prompt = "Address" if field == "get_balance" else field
         client.wait_for(f"{prompt}: ")
         for paste in pastes:
-            client.type(paste)
-            client.wait_for(rf"{prompt}: this .*\.\)?\n{prompt}: ")
+            client.type(paste, then=rf"{prompt}: this .*\.\)?\n{prompt}: ")
         client.type(text)
     client.end_input()
     assert client.status() == 0
@@ -140,22 +140,11 @@ def test_an_address_must_be_valid_for_the_node():
 
 def test_any_other_text_is_a_receiver_or_a_comment():
     for text in (
-        *(
-            "test123",
-            "小明",
-            "True",
-            "MIKE",
-            "M",
-            "é",
-            "a" * 24,
-            "1" * 24,
-            "a1" * 20,
-            "http://a.b/c",
-        ),
+        *("test123", "小明", "True", "MIKE", "M", "é", "2+2=4", "antidisestablishmentarianism"),
+        *("a" * 24, "1" * 24, "a1" * 20, "http://a.b/c", "/home/anna/projects/report2024"),
         *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
         *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
-        *("see https://github.com/dvf/blockchain/issues/123", "/home/anna/projects/report2024"),
-        *("antidisestablishmentarianism", "2+2=4"),
+        "see https://github.com/dvf/blockchain/issues/123",
     ):
         assert address_or_text(text) == no_key(text) == text
     for comment in ("", "2+2=", "謝謝\u3000你", "👨\u200d👩\u200d👧", "two\nlines"):
@@ -203,13 +192,11 @@ def test_after_a_mistake_the_same_field_is_asked_again(client, node):
         "Fee": ["ten", "-1"],
         "Comment": ["aB3" * 8],
     }
-    client.type(" ３ ")
-    client.wait_for("Address: ")
+    client.type(" ３ ", then="Address: ")
     good = good_answers(node.miner, Amount="１", Fee="０", Comment="謝謝")
     for number, (field, text) in enumerate(good.items()):
         for mistake in mistakes[field]:
-            client.type(mistake)
-            said = client.wait_for(rf"{field}: (th.*\.\)?)\n{field}: ")[1]
+            said = client.type(mistake, then=rf"{field}: (th.*\.\)?)\n{field}: ")[1]
             assert mistake not in said
         client.type(f"  {text}  ")
         client.wait_for(f"{FIELDS[number + 1]}: " if field != "Comment" else "Authorized success")
@@ -218,18 +205,15 @@ def test_after_a_mistake_the_same_field_is_asked_again(client, node):
 
 
 def test_an_empty_line_leads_back_to_the_menu(client, node):
-    for field in range(len(FIELDS) - 1):
-        client.type("3")
-        answer(client, **dict(list(good_answers(node.miner).items())[:field]))
-        client.wait_for(f"{FIELDS[field]}: ")
-        client.type("  ")
-        client.wait_for(rf"Back to the menu\. Nothing was sent\.\n{MENU}")
+    for field in FIELDS[:-1]:
+        fill_in(client, node.miner, field)
+        client.type("  ", then=rf"Back to the menu\. Nothing was sent\.\n{MENU}")
 
 
 def test_an_unknown_command_shows_which_commands_there_are(client):
+    hint = r"Unknown command\.\nType 1 to 3; Ctrl-C ends the client\.\nCommand list"
     for unknown in ("0", "generate_address", "é", "1 2", "\uff10", ""):
-        client.type(unknown)
-        client.wait_for(r"Unknown command\.\nType 1 to 3; Ctrl-C ends the client\.\nCommand list")
+        client.type(unknown, then=hint)
 
 
 def test_bytes_that_are_not_text_do_not_end_the_session(client):
@@ -250,17 +234,12 @@ def on_terminal(node, run):
 
 @posix
 def test_arrows_edit_a_line_and_up_brings_no_private_key_back(on_terminal, node):
-    on_terminal.type("3")
-    answer(on_terminal, Address=node.miner.address, Private_key=node.miner.private)
-    on_terminal.wait_for("Receiver: ")
-    on_terminal.type("")
-    on_terminal.wait_for(MENU)
+    fill_in(on_terminal, node.miner, "Receiver")
+    on_terminal.type("", then=MENU)
     before = len(on_terminal.output)
-    on_terminal.type("2")
-    on_terminal.wait_for("Address: ")
+    on_terminal.type("2", then="Address: ")
     up, left = "\x1b[A", "\x1b[D"
-    on_terminal.type(up * 3 + "bo" + left + "X")
-    on_terminal.wait_for(r"'address': 'bXo'")
+    on_terminal.type(up * 3 + "bo" + left + "X", then=r"'address': 'bXo'")
     assert node.miner.private[40:70] not in on_terminal.output[before:]
 
 
@@ -268,20 +247,13 @@ def test_arrows_edit_a_line_and_up_brings_no_private_key_back(on_terminal, node)
 def test_a_paste_with_line_breaks_is_one_answer(on_terminal, node):
     """The label and a last line break come with it, as when somebody selects the lines."""
     address, private = node.miner.address, node.miner.private
-    on_terminal.type("3")
-    on_terminal.wait_for("Address: ")
-    on_terminal.paste(wrapped(address, 80, "Miner address: ") + "\n")
-    on_terminal.wait_for("Private_key: ")
-    on_terminal.paste(wrapped(private, 80, "Miner private: ") + "\n")
-    on_terminal.wait_for("Receiver: ")
-    on_terminal.paste(wrapped(private[20:], 80))
-    on_terminal.wait_for(
-        r"Receiver: this looks like a key, or a part of a key\. It is not sent\.\n"
-    )
+    on_terminal.type("3", then="Address: ")
+    on_terminal.paste(wrapped(address, 80, "Miner address: ") + "\n", then="Private_key: ")
+    on_terminal.paste(wrapped(private, 80, "Miner private: ") + "\n", then="Receiver: ")
+    refusal = r"Receiver: this looks like a key, or a part of a key\. It is not sent\.\n"
+    on_terminal.paste(wrapped(private[20:], 80), then=refusal)
     on_terminal.paste(wrapped(address, 40))
-    for text in ("1", "0", "pasted"):
-        on_terminal.type(text)
-    on_terminal.wait_for("'Authorized successfully!'")
+    on_terminal.type("1\n0\npasted", then="'Authorized successfully!'")
 
 
 @posix
@@ -289,10 +261,8 @@ def test_a_paste_with_line_breaks_is_one_answer(on_terminal, node):
 def test_chinese_arrives_whole_in_a_locale_that_is_not_there(node, run, locale):
     """Left to itself, readline drops it: the coins for 店shop go to shop."""
     client = run("blockchain_client.py", node.port, terminal=True, LC_ALL=locale)
-    client.type("2")
-    client.wait_for("Address: ")
-    client.type("店鋪\x7fshop")  # the key for going back deletes one character, not one byte
-    client.wait_for("'address': '店shop'")
+    client.type("2", then="Address: ")
+    client.type("店鋪\x7fshop", then="'address': '店shop'")  # \x7f deletes a character, not a byte
 
 
 @posix
@@ -305,10 +275,7 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
 
     fresh = os.openpty()
     if prompt != "Command":
-        on_terminal.type("3")
-        before = list(good_answers(node.miner).items())[: FIELDS.index(prompt)]
-        answer(on_terminal, **dict(before))
-        on_terminal.wait_for(f"{prompt}: ")
+        fill_in(on_terminal, node.miner, prompt)
     if how == "the node goes":
         node.interrupt()
         on_terminal.wait_for(r"\nThe connection to the node has ended\.\n")
@@ -364,14 +331,19 @@ def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
     connection.close()
 
 
-@pytest.mark.parametrize("command", ["2", "3"])
+@pytest.mark.parametrize("command", ["get_balance", "transaction"])
 def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent, alice, command):
     """A transaction without an answer may count."""
     client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 1)
-    client.type(command)
-    answer(client, **(good_answers(alice) if command == "3" else {"Address": "bob"}))
-    hint = r"The transaction may count\. Repeat it with the same comment: it counts only once\.\n"
-    client.wait_for(rf"No answer from the node\.\n{hint * (command == '3')}Command list:\n")
+    hint = ""
+    if command == "get_balance":
+        client.type("2\nbob")
+    else:
+        fill_in(client, alice)
+        hint = (
+            r"The transaction may count\. Repeat it with the same comment: it counts only once\.\n"
+        )
+    client.wait_for(rf"No answer from the node\.\n{hint}Command list:\n")
 
 
 STRANGE = "{'message': '\x1b[2J\n\u202e\\p謝'}".encode()

@@ -29,8 +29,7 @@ def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
 )
 def test_difficulty_follows_the_time_that_blocks_take(seconds, difficulty, verdict, capsys):
     ledger = ledger_with_blocks_of(seconds)
-    assert ledger.adjust_difficulty() == difficulty
-    assert ledger.difficulty == difficulty
+    assert ledger.adjust_difficulty() == ledger.difficulty == difficulty
     assert capsys.readouterr().out == f"Average block time:{verdict}\n"
     assert ledger_with_blocks_of(1000, difficulty=1).adjust_difficulty() == 1  # never below
 
@@ -76,16 +75,14 @@ def test_paying_oneself_costs_the_fee(ledger, rich_alice):
 
 def test_a_transaction_counts_when_its_block_is_mined(ledger, rich_alice):
     pend(ledger, rich_alice, "bob", 50, fee=1)
-    assert ledger.get_balance("bob") == 0
-    assert ledger.get_balance(rich_alice.address) == 100
+    assert (ledger.get_balance("bob"), ledger.get_balance(rich_alice.address)) == (0, 100)
     mine(ledger)
     assert ledger.get_balance("bob") == 50
 
 
 def test_a_balance_does_not_walk_the_chain(ledger, rich_alice):
     ledger.chain = None
-    assert ledger.get_balance(rich_alice.address) == 100
-    assert ledger.get_balance("nobody") == 0
+    assert (ledger.get_balance(rich_alice.address), ledger.get_balance("nobody")) == (100, 0)
     assert "nobody" not in ledger.balances
 
 
@@ -219,16 +216,14 @@ def test_a_chain_mined_again_with_less_work_is_found(honest, difficulty, capsys)
     for block in honest.chain[11:]:
         block.difficulty = difficulty
     hash_anew(honest, 11, honest.find_nonce if difficulty else lambda block: 0)
-    assert not honest.verify_blockchain()
-    assert "less work" in capsys.readouterr().out
+    assert not honest.verify_blockchain() and "less work" in capsys.readouterr().out
 
 
 def test_a_forged_block_behind_an_honest_chain_is_found(honest, capsys):
     forged = Block(honest.chain[-1].hash, 1, "mallory", 10)
     honest.chain.append(forged)  # not with append_block
     hash_anew(honest, len(honest.chain) - 1, honest.find_nonce)
-    assert not honest.verify_blockchain()
-    assert "more work" in capsys.readouterr().out
+    assert not honest.verify_blockchain() and "more work" in capsys.readouterr().out
 
 
 def test_a_block_that_is_mined_again_is_found_at_the_next_one(honest, capsys):

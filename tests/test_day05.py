@@ -32,8 +32,7 @@ def public_key(address):
 def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
     address, private = maker.generate_address()
     public, secret = public_key(address), blockchain_client.load_private(private)
-    assert public.n.bit_length() == 512
-    assert (public.n, public.e) == (secret.n, secret.e)
+    assert (public.n.bit_length(), public.n, public.e) == (512, secret.n, secret.e)
     assert maker.get_address_from_public(public.save_pkcs1()) == address
     assert maker.extract_from_private(secret.save_pkcs1()) == private
     assert ledger.get_public_from_address(address) == public
@@ -130,10 +129,9 @@ def test_a_transaction_of_another_class_is_refused(ledger, rich_alice, other):
     """The ledger would not know it again when it comes for the second time."""
     transaction, signature = rich_alice.pay("bob", 1)
     ledger.add_transaction(transaction, signature)
-    again = other(*dataclasses.astuple(transaction))
-    answer = ledger.add_transaction(again, signature)
-    assert answer == (False, "This must be a Transaction of blockchain_server.py!")
-    assert ledger.add_transaction(None, signature) == answer
+    for again in (other(*dataclasses.astuple(transaction)), None):
+        answer = ledger.add_transaction(again, signature)
+        assert answer == (False, "This must be a Transaction of blockchain_server.py!")
 
 
 def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
@@ -206,8 +204,7 @@ def test_the_receiver_of_pending_coins_cannot_spend_them(ledger, rich_alice):
 
 def test_a_signed_transaction_counts_once_for_ever(ledger, rich_alice):
     payment = rich_alice.pay("bob", 100)
-    assert ledger.add_transaction(*payment) == ACCEPTED
-    assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
+    assert [ledger.add_transaction(*payment) for _ in range(2)] == [ACCEPTED, ACCEPTED_BEFORE]
     mine(ledger, rich_alice.address, 12)
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
     assert ledger.add_transaction(*rich_alice.pay("bob", 100, message="again")) == ACCEPTED
@@ -244,14 +241,12 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
             mine(ledger, chance.choice(payers).address)
     mine(ledger, blocks=3)
     assert len(accepted) > 30
-
     copy = taken_over(ledger)
     assert copy.verify_blockchain()
-    assert copy.balances == ledger.balances
-    assert copy.chain_work == ledger.chain_work
-    assert copy.accepted_transactions == ledger.accepted_transactions
+    for name in ("balances", "chain_work", "accepted_transactions"):
+        assert getattr(copy, name) == getattr(ledger, name)
     for payment in accepted:
-        assert copy.add_transaction(*payment)[1].startswith("Accepted before!")
+        assert copy.add_transaction(*payment) == ACCEPTED_BEFORE
     for payer in payers:  # no coin is frozen
         balance = copy.get_balance(payer.address)
         assert copy.outgoing[payer.address] == 0
@@ -261,18 +256,13 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
 def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(ledger, rich_alice):
     """Of 100 coins, the other block spends 70. It holds one of the two transactions here."""
     waits, settled = rich_alice.pay("bob", 30), rich_alice.pay("carol", 20)
-    elsewhere = rich_alice.pay("dave", 50)
-    others = taken_over(ledger)
-    for payment in (elsewhere, settled):
-        assert others.add_transaction(*payment)[0]
+    elsewhere, others = rich_alice.pay("dave", 50), taken_over(ledger)
+    assert [others.add_transaction(*payment)[0] for payment in (elsewhere, settled)] == [True] * 2
     mine(others, "stranger")
-    for payment in (waits, settled):
-        assert ledger.add_transaction(*payment)[0]
+    assert [ledger.add_transaction(*payment)[0] for payment in (waits, settled)] == [True] * 2
     ledger.append_block(others.chain[-1])
-
     assert ledger.pending_transactions == [waits[0]]
-    assert ledger.outgoing[rich_alice.address] == 30
-    assert ledger.get_balance(rich_alice.address) == 30
+    assert ledger.outgoing[rich_alice.address] == ledger.get_balance(rich_alice.address) == 30
     assert not ledger.add_transaction(*rich_alice.pay("mallory", 1))[0]
     assert ledger.add_transaction(*elsewhere)[1].startswith("Accepted before!")
     mine(ledger)
@@ -321,8 +311,7 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
                 ledger.mine_block("miner")
         finally:
             done.set()
-        for watcher in watchers:
-            watcher.result()  # raises what the watcher raised
+        [watcher.result() for watcher in watchers]  # raises what a watcher raised
     assert (seen, verified) == ({100}, {True})
 
 
@@ -357,15 +346,12 @@ def test_the_storm(ledger, restless_threads):
         while not all(payer.done() for payer in payers):
             mine(ledger)
         mine(ledger, blocks=20)  # which hold all that is still pending
-        for payer in payers:
-            payer.result()  # raises what the payer raised
-
+        [payer.result() for payer in payers]  # raises what a payer raised
     mined = [transaction for block in ledger.chain for transaction in block.transactions]
     assert len(mined) == len(set(mined)) == len(accepted)
     assert set(mined) == set(accepted)
     assert 100 < len(mined) < 600
     assert min(ledger.balances.values()) >= 0
-    minted = sum(block.miner_rewards for block in ledger.chain)
-    assert sum(ledger.balances.values()) == minted
+    assert sum(ledger.balances.values()) == sum(block.miner_rewards for block in ledger.chain)
     assert not any(ledger.outgoing.values())
     assert ledger.verify_blockchain()

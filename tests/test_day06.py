@@ -140,9 +140,8 @@ def test_the_line_that_changes_counts_the_transactions(run):
 
 def test_a_log_is_there_at_once_and_never_holds_the_line_that_changes(run):
     node = start_node(run, Account, before=difficulty(12))
-    connection = node.connect()
     for _ in range(20):
-        connection.ask(BALANCE)
+        node.connect().ask(BALANCE)
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     assert "Block 2 @" not in node.output and "\r" not in node.output
 
@@ -167,9 +166,9 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
 # ---- Either half works with the other half of the published pair.
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_the_published_client_is_served(node, run, protocol):
-    miner = node.miner
-    client = run("tests/published_client.py", node.port, protocol, miner.address, miner.private)
-    client.wait_for(rf"\{{'address': '{re.escape(node.miner.address)}', 'balance': \d+\}}\n")
+    keys = node.miner.address, node.miner.private
+    client = run("tests/published_client.py", node.port, protocol, *keys)
+    client.wait_for(rf"\{{'address': '{re.escape(keys[0])}', 'balance': \d+\}}\n")
     client.wait_for(r"\{'result': True, 'result_message': 'Authorized successfully!'\}\n")
     client.wait_for(r"\{'message': 'Unknown command.'\}\n")
     assert client.status() == 0
@@ -180,14 +179,12 @@ def test_the_client_works_with_the_published_node(run, alice):
     node = run("tests/published_node.py", port)
     node.wait_for("listening")
     client = run("blockchain_client.py", port)
-    client.type(f"2\n{alice.address}")
-    client.wait_for(rf"\{{'address': '{re.escape(alice.address)}', 'balance': 620\}}\n")
-    client.type("\n".join(["3", alice.address, alice.private, "bob", "50", "1", "謝謝"]))
-    client.wait_for("'Authorized successfully!'")
-    node.wait_for(
-        r"\[\('amounts', 50\), \('fee', 1\), \('message', '謝謝'\), \('receiver', 'bob'\), "
-        rf"\('sender', '{re.escape(alice.address)}'\)\] 64\n"
-    )
+    sender = re.escape(alice.address)
+    client.type(f"2\n{alice.address}", then=rf"\{{'address': '{sender}', 'balance': 620\}}\n")
+    payment = "\n".join(["3", alice.address, alice.private, "bob", "50", "1", "謝謝"])
+    client.type(payment, then="'Authorized successfully!'")
+    fields = r"\('amounts', 50\), \('fee', 1\), \('message', '謝謝'\), \('receiver', 'bob'\)"
+    node.wait_for(rf"\[{fields}, \('sender', '{sender}'\)\] 64\n")
 
 
 # ---- The threads
@@ -271,8 +268,7 @@ def test_a_mistake_in_the_mining_shows_its_place(run):
     """On Day 07, a peer that has gone is an OSError. It must not look like one of the port."""
     mistake = f"{TELL_THE_PEERS}script.BlockChain.find_nonce = tell_the_peers"
     node = run("blockchain_server.py", 0, before=mistake, traceback=True)
-    assert node.status() == 1
-    assert "in mine_block" in node.output
+    assert node.status() == 1 and "in mine_block" in node.output
     assert node.output.endswith("ConnectionRefusedError: a peer that is gone\n")
 
 
@@ -351,8 +347,7 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
 def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck():
     """As in `python blockchain_server.py 1111 | less`, when the pipe is full."""
     reader, writer = os.pipe()
-    command = [sys.executable, ROOT / "blockchain_server.py", "0"]
-    node = subprocess.Popen(command, stdout=writer)
+    node = subprocess.Popen([sys.executable, ROOT / "blockchain_server.py", "0"], stdout=writer)
     while select.select([], [writer], [], 0)[1]:  # there is still room in the pipe
         os.write(writer, b"x" * 512)
     presses = 0
