@@ -137,7 +137,6 @@ def be_a_node(kind):
 
 
 def measure_reading():
-    """Read the request that a client sends for a transaction."""
     ((transaction, signature, _),) = payments(1)
     Transaction.__module__ = "__main__"
     sys.modules["__main__"].Transaction = Transaction

@@ -89,21 +89,15 @@ class Process:
         helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
         plain = {name: value for name, value in os.environ.items() if name not in helpers}
         self.folder = tempfile.TemporaryDirectory()
-        self.popen = subprocess.Popen(
-            [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)],
-            stdin=writer if terminal else subprocess.PIPE,
-            stdout=writer,
-            stderr=writer,
-            cwd=self.folder.name,
-            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment},
-            start_new_session=terminal,
-        )
+        environment = {**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment}
+        options = {"cwd": self.folder.name, "env": environment, "start_new_session": terminal}
+        stdin = writer if terminal else subprocess.PIPE
+        command = [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)]
+        self.popen = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=writer, **options)
         os.close(writer)
         self.input_end = self.output_end if terminal else self.popen.stdin.fileno()
-        self.output = ""
-        self.traceback = traceback
-        self.ended = False
-        self.seen = 0  # how much of the output `wait_for` has found
+        self.output, self.seen = "", 0  # `seen`: how much of the output `wait_for` has found
+        self.traceback, self.ended = traceback, False
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -123,11 +117,9 @@ class Process:
 
     def wait_for(self, pattern):
         """Wait until the pattern is in what was written after the last match. Return the match."""
-        regex = re.compile(pattern)
+        search = re.compile(pattern).search
         with self.news:
-            match = patience.wait(
-                self.news, lambda: regex.search(self.output, self.seen) or self.ended
-            )
+            match = patience.wait(self.news, lambda: search(self.output, self.seen) or self.ended)
             if not isinstance(match, re.Match):
                 raise AssertionError(f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}")
             self.seen = match.end()
@@ -135,7 +127,7 @@ class Process:
 
     def type(self, text, then=""):
         """Type something, and Enter. Wait for the pattern that comes `then`. Return the match."""
-        os.write(self.input_end, text.encode("utf8") + b"\n")
+        os.write(self.input_end, text.encode("utf8", "surrogateescape") + b"\n")
         return self.wait_for(then)
 
     def paste(self, text, then=""):

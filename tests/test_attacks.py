@@ -5,6 +5,7 @@ import contextlib
 import io
 import itertools
 import os
+import pathlib
 import pickle
 import pickletools
 import random
@@ -64,8 +65,7 @@ def test_a_pickle_that_calls_a_function_calls_nothing(tmp_path, protocol):
 
 
 FETCHING = [
-    b"cos\nsystem\n.",
-    b"c__main__\nTransaction.__init__.__globals__\n.",
+    b"cos\nsystem\n.", b"c__main__\nTransaction.__init__.__globals__\n.",
     b"c__main__\nBlockChain\n.", b"c__main__\ntransaction\n.", b"c__main__ Transaction\n\n.",
     b"cblockchain_server\nTransaction.__init__\n.",
     b"\x80\x04" + text("os") + text("system") + b"\x93.",
@@ -359,11 +359,8 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
 # ---- A real node, and everything at once
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
-    try:
-        with open(f"/proc/{node.popen.pid}/status") as status:
-            return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1]) / 1024
-    except FileNotFoundError:
-        return 0
+    status = pathlib.Path(f"/proc/{node.popen.pid}/status")
+    return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024 if status.exists() else 0
 
 
 def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node, tmp_path):

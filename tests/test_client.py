@@ -21,6 +21,13 @@ MENU = r"Command list:\n1\. generate_address\n2\. get_balance\n3\. transaction\n
 FIELDS = ["Address", "Private_key", "Receiver", "Amount", "Fee", "Comment"]
 ANSWER_SECONDS = "script.ANSWER_SECONDS = %d"
 PART_OF_KEY = "^this looks like a (key, or a part of a key|part of an address)"
+STRANGE = "{'message': '\x1b[2J\n\u202e\\p謝'}".encode()
+SHOWN = {
+    b"{'message': 'one'}": r"\{'message': 'one'\}",
+    STRANGE: r"\{'message': '\\x1b\[2J\\n\\u202e\\p\\u8b1d'\}",
+    b"\xff{[(": r"\\xff\{\[\(",
+    b"a" * 10**6: "a{1000}",
+}
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def test_input_that_ends_ends_the_client_after_the_last_answer(client):
 # ---- Keys: a private key stays at home, and an address arrives whole.
 @pytest.fixture
 def silent():
-    """A socket in place of a node. It takes what is sent, and never answers."""
+    """A socket in place of a node. It takes what is sent, and does not answer by itself."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         yield silent
 
@@ -77,7 +84,6 @@ def test_a_private_key_is_never_sent(run, silent, alice):
     lines = [secret[start : start + 64] for start in range(0, len(secret), 64)]
     pastes = [secret, f"Private key: {secret}", secret[:-1], secret[10:70], *lines[:-1]]
     client = run("blockchain_client.py", silent.getsockname()[1])
-    client.wait_for("Command: ")
     client.type(secret, then=r"Unknown command\.\n")
     client.type("2")
     good = {"get_balance": "", **good_answers(alice, Comment=secret)}
@@ -217,9 +223,8 @@ def test_an_unknown_command_shows_which_commands_there_are(client):
 
 
 def test_bytes_that_are_not_text_do_not_end_the_session(client):
-    os.write(client.input_end, b"\xff\xfe\n")
-    client.wait_for(r"Unknown command\.\n")
-    os.write(client.input_end, b"2\ncaf\xe9\n")
+    client.type("\udcff\udcfe", then=r"Unknown command\.\n")  # the bytes FF and FE
+    client.type("2\ncaf\udce9")
     client.wait_for(r"Address: the character '\\ufffd' is invisible or unreadable\.\nAddress: ")
 
 
@@ -324,47 +329,33 @@ def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(node, run, place
 def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
     client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 10**6)
     client.type("2\nbob")
-    connection, _ = silent.accept()
-    assert connection.recv(1)
-    client.interrupt()
-    assert client.status() == 130
-    connection.close()
+    with silent.accept()[0] as connection:
+        assert connection.recv(1)
+        client.interrupt()
+        assert client.status() == 130
 
 
 @pytest.mark.parametrize("command", ["get_balance", "transaction"])
 def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent, alice, command):
     """A transaction without an answer may count."""
     client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 1)
-    hint = ""
-    if command == "get_balance":
-        client.type("2\nbob")
-    else:
+    hint = r"The transaction may count\. Repeat it with the same comment: it counts only once\.\n"
+    if command == "transaction":
         fill_in(client, alice)
-        hint = (
-            r"The transaction may count\. Repeat it with the same comment: it counts only once\.\n"
-        )
+    else:
+        client.type("2\nbob")
+        hint = ""
     client.wait_for(rf"No answer from the node\.\n{hint}Command list:\n")
 
 
-STRANGE = "{'message': '\x1b[2J\n\u202e\\p謝'}".encode()
-SHOWN = {
-    b"{'message': 'one'}": r"\{'message': 'one'\}",
-    STRANGE: r"\{'message': '\\x1b\[2J\\n\\u202e\\p\\u8b1d'\}",
-    b"\xff{[(": r"\\xff\{\[\(",
-    b"a" * 10**6: "a{1000}",
-}
-
-
 @pytest.mark.parametrize("said, shown", SHOWN.items())
-def test_whatever_a_node_says_is_shown_at_once_and_steers_no_terminal(run, said, shown):
+def test_whatever_a_node_says_is_shown_at_once_and_steers_no_terminal(run, silent, said, shown):
     ascii_only = "script.sys.stdout.reconfigure(encoding='ascii', errors='strict')"
-    with socket.create_server(("127.0.0.1", 0)) as talkative:
-        client = run("blockchain_client.py", talkative.getsockname()[1], before=ascii_only)
-        connection, _ = talkative.accept()
-        with connection:
-            connection.sendall(said)
-            client.wait_for(r"\[\*\] Message from node: " + shown)
-            assert "The payment counts" not in client.output
-            client.end_input()
-            assert client.status() == 0
-        assert "\x1b" not in client.output and "Traceback" not in client.output
+    client = run("blockchain_client.py", silent.getsockname()[1], before=ascii_only)
+    with silent.accept()[0] as connection:
+        connection.sendall(said)
+        client.wait_for(r"\[\*\] Message from node: " + shown)
+        assert "The payment counts" not in client.output
+        client.end_input()
+        assert client.status() == 0
+    assert "\x1b" not in client.output and "Traceback" not in client.output

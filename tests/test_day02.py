@@ -22,7 +22,7 @@ def test_a_transaction_has_five_fields_that_cannot_change(transaction):
         payment.amounts = 51
 
 
-def test_a_block_begins_empty_and_now():
+def test_a_block_begins_empty_and_now_and_a_chain_with_the_numbers_of_the_series():
     before = int(time.time())
     block = Block("a hash", 3, "a miner", 10)
     assert type(block.timestamp) is int and before <= block.timestamp <= time.time()
@@ -30,9 +30,6 @@ def test_a_block_begins_empty_and_now():
     assert given == ("a hash", 3, "a miner", 10)
     assert (block.hash, block.nonce, block.transactions) == ("", 0, [])
     assert block.transactions is not Block("", 1, "", 10).transactions
-
-
-def test_a_chain_begins_with_the_numbers_of_the_series():
     chain = BlockChain()
     assert (chain.adjust_difficulty_blocks, chain.difficulty, chain.block_time) == (10, 1, 30)
     assert (chain.miner_rewards, chain.block_limitation) == (10, 32)

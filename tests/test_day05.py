@@ -20,6 +20,9 @@ ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")
 WRONG_SIGNATURE = (False, "RSA Verified wrong!")
 ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the comment.")
+# These behave like an int and a str. They could say that they equal another one.
+Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
+NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
 
 
 # ---- Keys
@@ -56,11 +59,6 @@ def no_coin_moves(ledger):
     waiting = len(ledger.pending_transactions)
     mine(ledger, "another miner")
     return not waiting and not ledger.chain[-1].transactions
-
-
-# These behave like an int and a str. They could say that they equal another one.
-Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
-NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-import types
+from unittest import mock
 
 import pytest
 from conftest import Account
@@ -24,6 +24,9 @@ BALANCE_ANSWER = {"address": "bob", "balance": 0}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
 TELL_THE_PEERS = "def tell_the_peers(*_): raise ConnectionRefusedError('a peer that is gone')\n"
 GOODBYE = "\nGoodbye! The chain ends with its node.\n"
+# Room for a dozen threads, as each asks for so much; and always enough for everything else.
+ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.stack_size(2**28)"
+LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
 
 
 # ---- What the node says
@@ -38,8 +41,7 @@ def test_the_node_says_what_the_tutorial_says(run):
     node.wait_for(r"Average block time:\d+\.\d+s\. High up the difficulty\n")
     node.wait_for(r"Hash found: 00[0-9a-f]{38} @ difficulty 2, time cost: ")
     client = Connection(port)
-    own_port = client.socket.getsockname()[1]
-    node.wait_for(rf"Connected by: \('127\.0\.0\.1', {own_port}\)\n")
+    node.wait_for(rf"Connected by: \('127\.0\.0\.1', {client.socket.getsockname()[1]}\)\n")
     client.ask(BALANCE)
     node.wait_for(r"\[\*\] Received: b'.*get_balance.*bob.*'\n")
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
@@ -81,9 +83,8 @@ def test_the_keys_are_on_the_screen_when_blocks_become_slow(run):
     node = run("blockchain_server.py", 0, terminal=True, before=slow)
     keys = node.wait_for(r"Miner address: \S+\nMiner private: \S+\nListening .+\n.+type: .+\n")[0]
     node.wait_for("Block 51 @ difficulty 12: ")
-    rows = []
-    for line in node.output.split("\n"):
-        rows += [line[start : start + 70] for start in range(0, max(len(line), 1), 70)]
+    lines = node.output.split("\n")
+    rows = [row for line in lines for row in re.findall(".{1,70}", line) or [""]]
     assert keys.replace("\n", "") in "".join(rows[-24:])
     assert node.output.count(keys) == 2
 
@@ -108,8 +109,7 @@ def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(run, c
     for seconds in (r"(\d+)s", r"[1-9]\d*s"):
         line = node.wait_for(progress.replace(r"(\d+)s", seconds) + r"\r")[0]
         assert "\n" not in line and (columns < 200 or ", 0 of 0 pending" in line)
-    connection = Connection(port)
-    assert connection.ask(BALANCE) == BALANCE_ANSWER
+    assert Connection(port).ask(BALANCE) == BALANCE_ANSWER
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     node.wait_for(progress)
     node.press("C")
@@ -157,7 +157,7 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
             other.start()
             other.join(0.1)
 
-    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=write, flush=lambda: None))
+    monkeypatch.setattr(sys, "stdout", mock.Mock(write=write))
     blockchain_server.say("a line")
     other.join()
     assert "".join(pieces) == "a line\nanother line\n"
@@ -200,11 +200,6 @@ def test_each_connection_has_a_thread_until_its_client_leaves(server):
     assert handlers(patience.seconds) == []
 
 
-# Room for a dozen threads, as each asks for so much; and always enough for everything else.
-ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.stack_size(2**28)"
-LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system keeps these limits")
 @pytest.mark.parametrize("limit", LIMITS)
 def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
@@ -224,15 +219,12 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
 
 def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monkeypatch, capsys):
     kinds = [ConnectionAbortedError, ConnectionResetError, OSError, RuntimeError, MemoryError]
-    errors = iter([kind("no room") for kind in kinds])
-
-    def accept():
-        raise next(errors)
-
+    listener = mock.Mock()
+    listener.accept.side_effect = [kind("no room") for kind in kinds]
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(StopIteration):
-        ledger.wait_for_socket_connection(types.SimpleNamespace(accept=accept))
+        ledger.wait_for_socket_connection(listener)
     assert capsys.readouterr().out == "Too many connections: no room\n" * 3
     assert pauses == [1, 1, 1]
 
@@ -289,8 +281,7 @@ def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(
     connections[0].ask(BALANCE)
     connections[1].send(b"\x80")
     node.interrupt()
-    assert node.status() == 0
-    assert GOODBYE in node.output
+    assert node.status() == 0 and GOODBYE in node.output
     run("blockchain_server.py", node.port).wait_for("Hash found: ")
 
 
@@ -350,13 +341,11 @@ def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck():
     node = subprocess.Popen([sys.executable, ROOT / "blockchain_server.py", "0"], stdout=writer)
     while select.select([], [writer], [], 0)[1]:  # there is still room in the pipe
         os.write(writer, b"x" * 512)
-    presses = 0
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        while node.poll() is None and presses < 100:
-            presses += 1
-            node.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(0.1)
+    for _ in range(100):
+        node.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(0.1)
+            break
     node.kill()
     assert node.wait() == -signal.SIGINT
     os.close(reader)

@@ -70,7 +70,7 @@ def play(session, client, node, new_address=None):
 
 
 @BOTH
-def test_the_numbers_of_the_walkthrough_agree(language):
+def test_the_numbers_of_the_walkthrough_agree_and_the_commands_are_the_same(language):
     """The blocks that pay the balance, the one being mined, the one with the transaction."""
     mined = int(re.search(r"'balance': (\d{3})\}", language)[1]) // 10
     progress = r"\nBlock (\d+) @ difficulty \d: \ds \(average \ds, [\d,]+ hashes/s\), "
@@ -79,10 +79,6 @@ def test_the_numbers_of_the_walkthrough_agree(language):
     told = set(map(int, re.findall(r"(?:\b[Bb]lock |區塊 )(\d\d)\b", language)))
     assert told == {50, mined + 1, mined + 2}  # the keys are shown again after block 50
     assert re.search(rf"\b{mined} (blocks have paid|個區塊的獎勵)", language)
-
-
-@BOTH
-def test_the_commands_are_the_same_wherever_they_stand(language):
     install = "python3 -m venv .venv && .venv/bin/pip install -qr requirements.txt"
     for command in (
         f"{install} && .venv/bin/python blockchain_server.py 1111",
@@ -96,17 +92,9 @@ def test_the_commands_are_the_same_wherever_they_stand(language):
         assert f"\n{command}\n" in language
 
 
-@pytest.mark.parametrize("language", REPAIRS, ids=["English", "Chinese"])
-def test_every_test_that_is_named_exists(language):
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", language)
-    assert len(named) > 20
-    for file, test in named:
-        assert f"\ndef {test}(" in read(ROOT / "tests" / file), test
-
-
 @pytest.mark.parametrize("language", [*README, *REPAIRS, *EXERCISES])
 def test_every_name_exists(language):
-    """In the maps, the exercises, and the tables: names of the scripts, and files."""
+    """In the maps, the exercises, and the tables: names of the scripts, files, and tests."""
     tests = "".join(read(file) for file in (ROOT / "tests").glob("[!b]*.py"))
     elsewhere = "passed failed skipped powershell py cd get_block cryptography surrogatepass "
     elsewhere += "clone_blockchain broadcast_block broadcast_transaction receive_broadcast_block "
@@ -116,6 +104,10 @@ def test_every_name_exists(language):
     assert [name for name in names if not re.search(rf"\b{name}\b", SCRIPTS + tests)] == []
     for file in re.findall(r"`((?:tests/)?\w+\.(?:py|txt))`", language):
         assert (ROOT / file).exists() or (ROOT / "tests" / file).exists(), file
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", language)
+    assert language not in REPAIRS or len(named) > 20
+    for file, test in named:
+        assert f"\ndef {test}(" in read(ROOT / "tests" / file), test
 
 
 @pytest.mark.parametrize("language", EXERCISES, ids=["English", "Chinese"])
