@@ -39,7 +39,6 @@ def refused(answer):
     return answer.keys() == {"message"} and answer["message"].endswith(".")
 
 
-# ---- Pickles that call, fetch, or change
 def text(value):
     """Return the pickle instruction that puts a string on the stack."""
     return b"X" + struct.pack("<I", len(value)) + value.encode("utf8")
@@ -120,7 +119,6 @@ def test_a_frame_that_lies_deceives_nobody():
             read(start + b"B" + struct.pack("<I", len(evil)) + evil + b".")
 
 
-# ---- Honest requests, whoever wrote them
 def plain(value):
     """Return a request with the dict of the fields in place of its Transaction."""
     return {k: vars(v) if hasattr(v, "sender") else v for k, v in value.items()}
@@ -174,7 +172,6 @@ def test_a_pickle_that_fetches_something_or_makes_no_sense_is_refused(attacks):
             read(attack)
 
 
-# ---- Hungry ones
 def same_hash(number):
     """Return pickle instructions for keys that all have the same hash."""
     keys = ((n * (2**61 - 1)).to_bytes(9, "little") for n in range(1, number))
@@ -245,7 +242,6 @@ def test_what_contains_itself_or_nests_is_never_printed_or_compared(server):
         assert server.connect().ask(request) == {"message": "Unknown command."}
 
 
-# ---- Requests of the wrong shape
 FIVE = {"sender": "a", "receiver": "b", "amounts": 1, "fee": 0, "message": ""}
 FOUR = {name: value for name, value in FIVE.items() if name != "message"}
 ANYTHING = [None, 5, 1.5, True, "text", b"bytes", (), (1,), [], [1], {}, {1: 2}, {1}, dict]
@@ -276,7 +272,6 @@ def test_any_value_in_any_field_of_a_transaction_gets_an_answer(ledger, rich_ali
             assert answer["result"] is False and answer["result_message"].endswith("!")
 
 
-# ---- Streams
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_request_may_come_byte_by_byte(server, rich_alice, protocol):
     connection = server.connect()
@@ -356,7 +351,6 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
     assert "\n[*] Hash found" not in said and "\x1b" not in said
 
 
-# ---- A real node, and everything at once
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     status = pathlib.Path(f"/proc/{node.popen.pid}/status")

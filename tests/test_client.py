@@ -1,6 +1,6 @@
 """Day 06: the menu client, with a person's mistakes and pastes, and with nodes that misbehave.
 
-Most sessions use pipes, which do not show what is typed. Terminals have a section of their own.
+Most sessions use pipes, which do not show what is typed. Some tests use a terminal.
 """
 
 import os
@@ -70,7 +70,6 @@ def test_input_that_ends_ends_the_client_after_the_last_answer(client):
     assert "{'result': False, 'result_message': 'Balance not enough!'}\n" in client.output
 
 
-# ---- Keys: a private key stays at home, and an address arrives whole.
 @pytest.fixture
 def silent():
     """A socket in place of a node. It takes what is sent, and does not answer by itself."""
@@ -186,7 +185,6 @@ def test_a_number_has_digits_only():
         whole_number(1, "0")
 
 
-# ---- Mistakes
 def test_after_a_mistake_the_same_field_is_asked_again(client, node):
     """Digits may be full-width, and spaces around an answer do not matter."""
     damaged = node.miner.private[:-9] + "AAAAAAA" + node.miner.private[-2:]  # rsa warns about it
@@ -228,7 +226,6 @@ def test_bytes_that_are_not_text_do_not_end_the_session(client):
     client.wait_for(r"Address: the character '\\ufffd' is invisible or unreadable\.\nAddress: ")
 
 
-# ---- On a terminal
 @pytest.fixture
 def on_terminal(node, run):
     """The client on a terminal of its own."""
@@ -300,7 +297,6 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
         os.close(descriptor)
 
 
-# ---- A reader of the output that goes away; nodes that go, are silent, or misbehave
 @posix
 def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(node, silent):
     """This may be noticed at a prompt, at the end, or when an answer comes."""
@@ -316,8 +312,7 @@ def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(node, 
 def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(node, run, place):
     """A shell lets a process in the background of a script ignore SIGINT."""
     ignore = "script.signal.signal(script.signal.SIGINT, script.signal.SIG_IGN)"
-    before = ignore if place == "background" else None
-    client = run("blockchain_client.py", node.port, before=before)
+    client = run("blockchain_client.py", node.port, before=ignore * (place == "background"))
     client.wait_for("Command: ")
     node.popen.kill()
     client.wait_for(r"\nThe connection to the node has ended\.\n")

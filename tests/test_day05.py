@@ -25,7 +25,6 @@ Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
 NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
 
 
-# ---- Keys
 def public_key(address):
     pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     return rsa.PublicKey.load_pkcs1(pem.encode())
@@ -47,7 +46,6 @@ def test_the_client_signs_with_sha1(alice):
     assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
 
 
-# ---- Payments that are refused
 def test_a_signed_transaction_is_accepted(ledger, rich_alice):
     transaction, signature = rich_alice.pay("bob", 50, fee=0)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
@@ -167,7 +165,6 @@ def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
     assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
 
 
-# ---- Coins are spent once
 def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alice):
     assert ledger.add_transaction(*rich_alice.pay("bob", 59, fee=1)) == ACCEPTED
     assert ledger.add_transaction(*rich_alice.pay("carol", 40)) == ACCEPTED
@@ -215,7 +212,6 @@ def test_a_refused_transaction_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == ACCEPTED
 
 
-# ---- append_block updates everything that follows from a block, whoever mined it.
 def taken_over(ledger):
     """Take a ledger's chain over, block by block, into a new ledger; return that one."""
     copy = BlockChain()
@@ -225,6 +221,7 @@ def taken_over(ledger):
 
 
 def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
+    """append_block updates everything that follows from a block, whoever mined it."""
     chance = random.Random(4)
     payers = [Account() for _ in range(4)]
     for payer in payers:
@@ -269,7 +266,6 @@ def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(led
     assert ledger.verify_blockchain()
 
 
-# ---- Whatever the threads do
 @pytest.fixture
 def restless_threads():
     """Let threads take turns in the middle of the methods, at random steps."""
@@ -329,12 +325,11 @@ def test_the_storm(ledger, restless_threads):
                 accepted.append(payment[0])
 
     chance = random.Random(6)
-    everything = [
-        chance.choice(accounts).pay(
-            chance.choice(accounts).address, chance.randint(1, 30), chance.randint(0, 3), f"{n}"
-        )
-        for n in range(600)
-    ]
+    everything = []
+    for number in range(600):
+        payer, receiver = chance.choice(accounts), chance.choice(accounts).address
+        amounts, fee = chance.randint(1, 30), chance.randint(0, 3)
+        everything.append(payer.pay(receiver, amounts, fee, f"{number}"))
     # Half of them send the same transactions at the same moments, the others in any order.
     orders = [chance.sample(everything, len(everything)) for _ in accounts[::2]]
     orders += [everything] * len(orders)

@@ -24,12 +24,12 @@ BALANCE_ANSWER = {"address": "bob", "balance": 0}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
 TELL_THE_PEERS = "def tell_the_peers(*_): raise ConnectionRefusedError('a peer that is gone')\n"
 GOODBYE = "\nGoodbye! The chain ends with its node.\n"
+STRUCK = "socket.create_server BlockChain.generate_address collections.Counter.__getitem__"
 # Room for a dozen threads, as each asks for so much; and always enough for everything else.
 ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.stack_size(2**28)"
 LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
 
 
-# ---- What the node says
 def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
     node.wait_for(r"Miner address: \S+\nMiner private: \S+\n")
@@ -163,7 +163,6 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
     assert "".join(pieces) == "a line\nanother line\n"
 
 
-# ---- Either half works with the other half of the published pair.
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_the_published_client_is_served(node, run, protocol):
     keys = node.miner.address, node.miner.private
@@ -187,13 +186,11 @@ def test_the_client_works_with_the_published_node(run, alice):
     node.wait_for(rf"\[{fields}, \('sender', '{sender}'\)\] 64\n")
 
 
-# ---- The threads
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
     """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
     connections = [server.connect() for _ in range(5)]
-    for connection in connections:
-        assert connection.ask(BALANCE) == BALANCE_ANSWER
+    assert [connection.ask(BALANCE) for connection in connections] == [BALANCE_ANSWER] * 5
     assert len(handlers()) == 5
     for connection in connections:
         connection.socket.close()
@@ -229,7 +226,6 @@ def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monke
     assert pauses == [1, 1, 1]
 
 
-# ---- The command line
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("ports", [[], ["abc"], ["1e3"], [""], ["1", "2"]])
 def test_what_is_no_port_is_refused(run, script, ports):
@@ -274,7 +270,6 @@ def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
 
 
-# ---- The end of the node: at Ctrl-C, at the first press, whatever it is doing.
 @posix
 def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
     connections = [node.connect() for _ in range(5)]
@@ -314,10 +309,7 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
 
 
 @posix
-@pytest.mark.parametrize(
-    "struck",
-    ["socket.create_server", "BlockChain.generate_address", "collections.Counter.__getitem__"],
-)
+@pytest.mark.parametrize("struck", STRUCK.split())
 def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
     """It strikes before the port is open, while keys are made, and while the lock is held."""
     strike = f"lambda *_, **__: script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
