@@ -25,44 +25,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from blockchain_server import Block, BlockChain, RequestBytes, RequestReader, Transaction
 
-# The tutorial's way
+PUBLIC, PRIVATE = rsa.newkeys(512)
+ADDRESS = BlockChain.get_address_from_public(PUBLIC.save_pkcs1())
+NUMBERS = itertools.count()
 
 
-def tutorial_mining(ledger, block, tries):
-    for nonce in range(tries):
-        texts = "".join(ledger.transaction_to_string(t) for t in block.transactions)
-        text = block.previous_hash + str(block.timestamp) + texts + str(nonce)
-        if hashlib.sha1(text.encode("utf-8")).hexdigest()[:40] == "0" * 40:
-            break
-
-
-def tutorial_balance(ledger, account):
-    balance = 0
-    for block in ledger.chain:
-        if block.miner == account:
-            balance += block.miner_rewards + sum(t.fee for t in block.transactions)
-        for transaction in block.transactions:
-            if transaction.sender == account:
-                balance -= transaction.amounts + transaction.fee
-            elif transaction.receiver == account:
-                balance += transaction.amounts
-    return balance
-
-
-def tutorial_handler(ledger, connection):
-    print("Connected", flush=True)
-    while message := connection.recv(1024):
-        print(f"[*] Received: {message}", flush=True)
-        address = pickle.loads(message)["address"]
-        print("Start to get the balance for client...", flush=True)
-        response = {"address": address, "balance": ledger.get_balance(address)}
-        connection.sendall(str(response).encode("utf8"))
-
-
-# Measuring
-
-
-def row(what, *actions, times, rounds=9):
+def row(what, times, *actions, rounds=9):
     """Do the actions in turns, and print a row: this, the floor, and the tutorial's way.
 
     An action is called with the number of the round, and does its thing so many `times`.
@@ -87,33 +55,23 @@ def show(what, this, floor, tutorial=None):
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def ledger_of(blocks, miner):
-    """Return a ledger of so many blocks whose miner has coins for everything here."""
+def ledger_of(blocks):
+    """Return a ledger of so many blocks. The address has coins for everything here."""
     ledger = BlockChain()
     ledger.miner_rewards = 10**6
     with contextlib.redirect_stdout(io.StringIO()):
         ledger.create_genesis_block()
         for _ in range(blocks):
-            ledger.mine_block(miner)
+            ledger.mine_block(ADDRESS)
     return ledger
 
 
-class Payer:
-    """Signs transactions that are new to every ledger."""
-
-    def __init__(self):
-        self.public, self.private = rsa.newkeys(512)
-        self.address = BlockChain.get_address_from_public(self.public.save_pkcs1())
-        self.numbers = itertools.count()
-
-    def payments(self, count):
-        """Return so many transactions with their signatures and the texts that were signed."""
-        payments = []
-        for number in itertools.islice(self.numbers, count):
-            transaction = Transaction(self.address, "bob", 1, number % 7, f"payment {number}")
-            text = BlockChain.transaction_to_string(transaction).encode("utf-8")
-            payments.append((transaction, rsa.sign(text, self.private, "SHA-1"), text))
-        return payments
+def payments(count):
+    """Yield so many new transactions, with their signatures and the strings that were signed."""
+    for number in itertools.islice(NUMBERS, count):
+        transaction = Transaction(ADDRESS, "bob", 1, number % 7, f"payment {number}")
+        text = BlockChain.transaction_to_string(transaction).encode("utf-8")
+        yield transaction, rsa.sign(text, PRIVATE, "SHA-1"), text
 
 
 def measure_hashing(what, transactions):
@@ -129,50 +87,48 @@ def measure_hashing(what, transactions):
             attempt.update(b"123456")
             attempt.digest()
 
-    row(
-        what,
-        lambda _: ledger.find_nonce(block),
-        floor,
-        lambda _: tutorial_mining(ledger, block, 500),
-        times=(tries, tries, 500),
-        rounds=61,
-    )
+    def tutorial(_):
+        for nonce in range(500):
+            texts = "".join(ledger.transaction_to_string(t) for t in block.transactions)
+            text = block.previous_hash + str(block.timestamp) + texts + str(nonce)
+            if hashlib.sha1(text.encode("utf-8")).hexdigest()[:40] == "0" * 40:
+                break
 
-
-def measure_answers():
-    """Ask nodes for a balance again and again, each in a process that has the machine alone."""
-    seconds = [[], [], []]
-    for _ in range(5):
-        for kind, questions, taken in zip(("mining", "idle", "tutorial"), (100, 100, 50), seconds):
-            taken.extend(answer_times(kind, questions))
-    show("an answer while mining; floor: not mining", *map(statistics.median, seconds))
+    row(what, (tries, tries, 500), lambda _: ledger.find_nonce(block), floor, tutorial, rounds=61)
 
 
 def answer_times(kind, questions):
-    """Return the seconds that each of so many answers took from a node of this kind."""
+    """Yield the seconds of so many answers from a node of this kind, a process of its own."""
     request = pickle.dumps({"request": "get_balance", "address": "M" * 96})
     command = [sys.executable, __file__, kind]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as node:
-        seconds = []
         with socket.create_connection(("127.0.0.1", int(node.stderr.readline()))) as client:
             for _ in range(questions):
                 time.sleep(0.01)  # back to back, the questions would leave the miner no time
                 start = time.perf_counter()
                 client.sendall(request)
                 client.recv(4096)
-                seconds.append(time.perf_counter() - start)
+                yield time.perf_counter() - start
         node.kill()
-    return seconds
 
 
 def be_a_node(kind):
     """Answer on any port, and mine unless the kind is `idle`."""
-    ledger = ledger_of(0, "")
+    ledger = ledger_of(0)
     ledger.difficulty = 40  # never found
-    if kind == "tutorial":
-        ledger.receive_socket_message = lambda client, address: tutorial_handler(ledger, client)
+
+    def tutorial_handler(connection, _):
+        print("Connected", flush=True)
+        while message := connection.recv(1024):
+            print(f"[*] Received: {message}", flush=True)
+            address = pickle.loads(message)["address"]
+            print("Start to get the balance for client...", flush=True)
+            response = {"address": address, "balance": ledger.get_balance(address)}
+            connection.sendall(str(response).encode("utf8"))
+
     ledger.start_socket_server()
     if kind == "tutorial":
+        ledger.receive_socket_message = tutorial_handler
         sys.setswitchinterval(0.005)  # Python's own
     print(ledger.socket_port, file=sys.stderr, flush=True)
     if kind == "idle":
@@ -180,9 +136,8 @@ def be_a_node(kind):
     ledger.mine_block("miner")
 
 
-def measure_reading(payer):
-    """Read the request that a client sends for a transaction."""
-    ((transaction, signature, _),) = payer.payments(1)
+def measure_reading():
+    ((transaction, signature, _),) = payments(1)
     Transaction.__module__ = "__main__"
     sys.modules["__main__"].Transaction = Transaction
     data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
@@ -192,63 +147,69 @@ def measure_reading(payer):
 
     row(
         "reading a payment's request; floor: pickle._Unpickler",
+        (200, 200, 200),
         lambda _: [read() for _ in range(200)],
         lambda _: [pickle._Unpickler(io.BytesIO(data)).load() for _ in range(200)],
         lambda _: [pickle.loads(data) for _ in range(200)],
-        times=(200, 200, 200),
     )
 
 
-def measure_ledger(payer):
-    short, long = ledger_of(20, payer.address), ledger_of(20_000, payer.address)
-    row(
-        "a balance on 20,000 blocks; floor: on 20",
-        lambda _: [long.get_balance(payer.address) for _ in range(1000)],
-        lambda _: [short.get_balance(payer.address) for _ in range(1000)],
-        lambda _: tutorial_balance(long, payer.address),
-        times=(1000, 1000, 1),
-    )
-    batches = [payer.payments(200) for _ in range(9)]
-    row(
-        "a payment on 20,000 blocks; floor: rsa.verify alone",
-        lambda n: [long.add_transaction(*payment[:2]) for payment in batches[n]],
-        lambda n: [rsa.verify(text, signature, payer.public) for _, signature, text in batches[n]],
-        times=(200, 200),
-    )
-    for payment in payer.payments(5000 - len(long.pending_transactions)):
-        long.add_transaction(*payment[:2])
-    waiting = list(long.pending_transactions)
-    measure_blocks(payer, short, long, waiting)
+def measure_ledger():
+    def balances(ledger):
+        return lambda _: [ledger.get_balance(ADDRESS) for _ in range(1000)]
 
-
-def measure_blocks(payer, short, long, waiting):
-    """Append to a short and to a long chain, and with 5,000 pending transactions."""
-
-    def sort(_):
-        sorted(waiting, key=lambda transaction: transaction.fee)
+    def tutorial(_):
+        balance = 0
+        for block in long.chain:
+            if block.miner == ADDRESS:
+                balance += block.miner_rewards + sum(t.fee for t in block.transactions)
+            for transaction in block.transactions:
+                if transaction.sender == ADDRESS:
+                    balance -= transaction.amounts + transaction.fee
+                elif transaction.receiver == ADDRESS:
+                    balance += transaction.amounts
 
     def append(ledger, transactions):
         ledger.pending_transactions = transactions
         ledger.append_block(full)
 
-    full = Block("", 1, payer.address, 10, transactions=waiting[::150][:32])
+    short, long = ledger_of(20), ledger_of(20_000)
+    what = "a balance on 20,000 blocks; floor: on 20"
+    row(what, (1000, 1000, 1), balances(long), balances(short), tutorial)
+    batches = [list(payments(200)) for _ in range(9)]
+    row(
+        "a payment on 20,000 blocks; floor: rsa.verify alone",
+        (200, 200),
+        lambda n: [long.add_transaction(*payment[:2]) for payment in batches[n]],
+        lambda n: [rsa.verify(text, signature, PUBLIC) for _, signature, text in batches[n]],
+    )
+    for payment in payments(5000 - len(long.pending_transactions)):
+        long.add_transaction(*payment[:2])
+    waiting = list(long.pending_transactions)
+    full = Block("", 1, ADDRESS, 10, transactions=waiting[::150][:32])
     what = "appending a full block on 20,000; floor: on 20"
-    row(what, lambda _: append(long, []), lambda _: append(short, []), times=(1, 1), rounds=61)
-    what = "appending it with 5,000 waiting; floor: sorting them"
-    row(what, lambda _: append(long, list(waiting)), sort, times=(1, 1))
+    row(what, (1, 1), lambda _: append(long, []), lambda _: append(short, []), rounds=61)
+    row(
+        "appending it with 5,000 waiting; floor: sorting them",
+        (1, 1),
+        lambda _: append(long, list(waiting)),
+        lambda _: sorted(waiting, key=lambda transaction: transaction.fee),
+    )
 
 
 def main():
-    payer = Payer()
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}\n")
     print("| what | this | floor | this / floor | the tutorial's way | tutorial / this |")
     print("| --- | --: | --: | --: | --: | --: |")
     measure_hashing("a hash, empty block; floor: copy, update, digest", [])
-    transactions = [transaction for transaction, *_ in payer.payments(32)]
-    measure_hashing("a hash, 32 transactions; floor: the same", transactions)
-    measure_answers()
-    measure_reading(payer)
-    measure_ledger(payer)
+    measure_hashing("a hash, 32 transactions; floor: the same", [t for t, *_ in payments(32)])
+    seconds = [[], [], []]
+    for _ in range(5):
+        for kind, questions, taken in zip(("mining", "idle", "tutorial"), (100, 100, 50), seconds):
+            taken.extend(answer_times(kind, questions))
+    show("an answer while mining; floor: not mining", *map(statistics.median, seconds))
+    measure_reading()
+    measure_ledger()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,8 @@ blockchain_client.Transaction.__module__ = "__main__"
 class Account:
     """A pair of keys that signs transactions. The client makes them unless they are given."""
 
-    def __init__(self, address=None, private=None):
-        if not address:
-            address, private = blockchain_client.generate_address()
-        self.address, self.private = address, private
+    def __init__(self, *keys):
+        self.address, self.private = keys or blockchain_client.generate_address()
 
     def sign(self, transaction):
         return blockchain_client.sign_transaction(transaction, self.private)
@@ -104,14 +102,9 @@ def server(ledger):
 @pytest.fixture
 def run():
     """A function that runs a script until the test ends."""
-    with contextlib.ExitStack() as processes:
-
-        def start(*command, **options):
-            process = Process(*command, **options)
-            processes.callback(process.close)
-            return process
-
-        yield start
+    with contextlib.ExitStack() as stack:
+        closing = contextlib.closing
+        yield lambda *words, **options: stack.enter_context(closing(Process(*words, **options)))
 
 
 @pytest.fixture

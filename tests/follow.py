@@ -26,14 +26,10 @@ ROWS = {
     "test_attacks": "RequestBytes.read RequestReader.load find_class load_build",
     "test_client": "send_request handle_receive ask",
 }
-SUBJECTS = {
-    "test_day03": "hashing and mining",
-    "test_day04": "difficulty, balances, verification",
-    "test_day05": "keys and signatures",
-    "test_day06": "the node: sockets and threads",
-    "test_attacks": "the node: reading requests",
-    "test_client": "the client",
-}
+SUBJECTS = [
+    *("hashing and mining", "difficulty, balances, verification", "keys and signatures"),
+    *("the node: sockets and threads", "the node: reading requests", "the client"),
+]
 
 
 def script_of(day):
@@ -43,14 +39,15 @@ def script_of(day):
 def empty(path, name):
     """Empty a function of a script: only its first line and its docstring remain."""
     *in_class, name = name.split(".")
-    tree = ast.parse(path.read_text(encoding="utf8"))
+    text = path.read_text(encoding="utf8")
+    tree = ast.parse(text)
     if in_class:
         (tree,) = (n for n in ast.walk(tree) if getattr(n, "name", None) == in_class[0])
     (function,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == name)
-    first, last = function.body[1], function.body[-1]  # body[0] is the docstring
-    lines = path.read_text(encoding="utf8").splitlines(keepends=True)
-    indent = " " * first.col_offset
-    lines[function.body[0].end_lineno : last.end_lineno] = [f"{indent}raise NotImplementedError\n"]
+    docstring, last = function.body[0], function.body[-1]
+    lines = text.splitlines(keepends=True)
+    raising = " " * last.col_offset + "raise NotImplementedError\n"
+    lines[docstring.end_lineno : last.end_lineno] = [raising]
     path.write_text("".join(lines), encoding="utf8")
 
 
@@ -68,7 +65,7 @@ def run(folder, tests):
 def main():
     print("| day | the article is about | empty this | run this | turn red |")
     print("| - | - | - | - | --: |")
-    for day, names in ROWS.items():
+    for (day, names), subject in zip(ROWS.items(), SUBJECTS):
         for name in names.split():
             if sys.argv[1:] and name not in sys.argv[1:]:
                 continue
@@ -80,7 +77,7 @@ def main():
                 earlier, _, _ = run(copy, DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4])
             number = day[-2:] if day in DAYS else "06"
             command = f"`.venv/bin/python -m pytest tests/{day}.py`"
-            row = f"| {number} | {SUBJECTS[day]} | `{name}` | {command} | {failed} of {all_tests} |"
+            row = f"| {number} | {subject} | `{name}` | {command} | {failed} of {all_tests} |"
             print(f"{row}   {seconds:.0f} s, {earlier}", flush=True)
 
 

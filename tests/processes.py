@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 import re
+import select
 import signal
 import socket
 import struct
@@ -75,19 +76,12 @@ class Process:
     """
 
     def __init__(
-        self,
-        script,
-        *arguments,
-        terminal=False,
-        before=None,
-        python=(),
-        traceback=False,
-        **environment,
+        self, script, *words, terminal=False, before=None, python=(), traceback=False, **environment
     ):
-        command = [*python, ROOT / script, *arguments]
+        command = [*python, ROOT / script, *words]
         if before:
             module = script.removesuffix(".py")
-            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *arguments]
+            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *words]
         self.output_end, writer = os.openpty() if terminal else os.pipe()
         if terminal:
             self.resize(70)
@@ -95,21 +89,15 @@ class Process:
         helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
         plain = {name: value for name, value in os.environ.items() if name not in helpers}
         self.folder = tempfile.TemporaryDirectory()
-        self.popen = subprocess.Popen(
-            [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)],
-            stdin=writer if terminal else subprocess.PIPE,
-            stdout=writer,
-            stderr=writer,
-            cwd=self.folder.name,
-            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment},
-            start_new_session=terminal,
-        )
+        environment = {**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment}
+        options = {"cwd": self.folder.name, "env": environment, "start_new_session": terminal}
+        stdin = writer if terminal else subprocess.PIPE
+        command = [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)]
+        self.popen = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=writer, **options)
         os.close(writer)
         self.input_end = self.output_end if terminal else self.popen.stdin.fileno()
-        self.output = ""
-        self.traceback = traceback
-        self.ended = False
-        self.seen = 0  # how much of the output `wait_for` has found
+        self.output, self.seen = "", 0  # `seen`: how much of the output `wait_for` has found
+        self.traceback, self.ended = traceback, False
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -129,30 +117,23 @@ class Process:
 
     def wait_for(self, pattern):
         """Wait until the pattern is in what was written after the last match. Return the match."""
-
-        def found():
-            return re.compile(pattern).search(self.output, self.seen) or self.ended
-
+        search = re.compile(pattern).search
         with self.news:
-            match = patience.wait(self.news, found)
+            match = patience.wait(self.news, lambda: search(self.output, self.seen) or self.ended)
             if not isinstance(match, re.Match):
                 raise AssertionError(f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}")
             self.seen = match.end()
         return match
 
-    def skip(self):
-        """Let `wait_for` find only what is written from now on."""
-        with self.news:
-            self.seen = len(self.output)
+    def type(self, text, then=""):
+        """Type something, and Enter. Wait for the pattern that comes `then`. Return the match."""
+        os.write(self.input_end, text.encode("utf8", "surrogateescape") + b"\n")
+        return self.wait_for(then)
 
-    def type(self, text):
-        """Type something, and Enter."""
-        os.write(self.input_end, text.encode("utf8") + b"\n")
-
-    def paste(self, text):
-        """Paste something, as a terminal does that marks a paste; then type Enter."""
+    def paste(self, text, then=""):
+        """Do the same, but paste, as a terminal does that marks a paste."""
         text = text.replace("\n", "\r")  # what terminals send for a line break
-        self.type(f"\x1b[200~{text}\x1b[201~")
+        return self.type(f"\x1b[200~{text}\x1b[201~", then)
 
     def resize(self, columns):
         """Give the terminal 24 rows of so many columns."""
@@ -236,22 +217,30 @@ def free_port():
 
 def start_node(start, account, **options):
     """Start a node, wait until it mines, and know its port and its miner's keys."""
-    port = free_port()
-    node = start("blockchain_server.py", port, **options)
-    node.port = port
-    address = node.wait_for(r"Miner address: (\S+) *\n")[1]
-    node.miner = account(address, node.wait_for(r"Miner private: (\S+) *\n")[1])
+    node = start("blockchain_server.py", 0, **options)
+    keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
+    address, private, port = node.wait_for(keys).groups()
+    node.miner, node.port = account(address, private), int(port)
     node.wait_for_blocks(1)
-    node.connect = lambda: Connection(port)
+    node.connect = lambda: Connection(node.port)
     return node
 
 
-def handlers():
-    """Return the threads in this process that serve a client."""
-    return [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+def run_unread(script, port):
+    """Start a script. When it has begun to print, close the pipe that it prints into."""
+    reader, writer = os.pipe()
+    command = [sys.executable, ROOT / script, str(port)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **pipes)
+    os.close(writer)
+    assert select.select([reader], [], [], patience.seconds)[0]
+    os.close(reader)
+    return process
 
 
-def wait_until_handlers_end():
-    for thread in handlers():
-        thread.join(patience.seconds)
-    assert handlers() == []
+def handlers(seconds=0):
+    """Return the threads in this process that serve a client, and still do after these seconds."""
+    threads = [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+    for thread in threads:
+        thread.join(seconds)
+    return [thread for thread in threads if thread.is_alive()]

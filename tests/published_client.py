@@ -18,14 +18,10 @@ class Transaction:
 
 port, protocol, address, private = sys.argv[1:]
 pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
+key = rsa.PrivateKey.load_pkcs1(pem.encode())
 fields = {"sender": address, "receiver": "bob", "amounts": 2, "fee": 1, "message": protocol}
-payment = {
-    "request": "transaction",
-    "data": Transaction(**fields),
-    "signature": rsa.sign(
-        str(fields).encode("utf-8"), rsa.PrivateKey.load_pkcs1(pem.encode()), "SHA-1"
-    ),
-}
+signature = rsa.sign(str(fields).encode("utf-8"), key, "SHA-1")
+payment = {"request": "transaction", "data": Transaction(**fields), "signature": signature}
 with socket.create_connection(("127.0.0.1", int(port)), 30) as node:
     for request in {"request": "get_balance", "address": address}, payment, {"request": "hello"}:
         node.send(pickle.dumps(request, int(protocol)))

@@ -15,29 +15,21 @@ from blockchain_server import Block, BlockChain, Transaction
 
 @pytest.mark.parametrize("transaction", [Transaction, blockchain_client.Transaction])
 def test_a_transaction_has_five_fields_that_cannot_change(transaction):
-    payment = transaction("alice", "bob", 50, 1, "Thank you")
-    assert vars(payment) == {
-        "sender": "alice",
-        "receiver": "bob",
-        "amounts": 50,
-        "fee": 1,
-        "message": "Thank you",
-    }
+    names, values = "sender receiver amounts fee message", ("alice", "bob", 50, 1, "Thank you")
+    payment = transaction(*values)
+    assert vars(payment) == dict(zip(names.split(), values))
     with pytest.raises(dataclasses.FrozenInstanceError):
         payment.amounts = 51
 
 
-def test_a_block_begins_empty_and_now():
+def test_a_block_begins_empty_and_now_and_a_chain_with_the_numbers_of_the_series():
     before = int(time.time())
     block = Block("a hash", 3, "a miner", 10)
     assert type(block.timestamp) is int and before <= block.timestamp <= time.time()
-    assert (block.previous_hash, block.difficulty) == ("a hash", 3)
-    assert (block.miner, block.miner_rewards) == ("a miner", 10)
+    given = (block.previous_hash, block.difficulty, block.miner, block.miner_rewards)
+    assert given == ("a hash", 3, "a miner", 10)
     assert (block.hash, block.nonce, block.transactions) == ("", 0, [])
     assert block.transactions is not Block("", 1, "", 10).transactions
-
-
-def test_a_chain_begins_with_the_numbers_of_the_series():
     chain = BlockChain()
     assert (chain.adjust_difficulty_blocks, chain.difficulty, chain.block_time) == (10, 1, 30)
     assert (chain.miner_rewards, chain.block_limitation) == (10, 32)
@@ -45,23 +37,21 @@ def test_a_chain_begins_with_the_numbers_of_the_series():
     assert chain.socket_host == "127.0.0.1"
 
 
-NODE_NAMES = """
-    adjust_difficulty_blocks difficulty block_time miner_rewards block_limitation chain
-    pending_transactions socket_host socket_port create_genesis_block transaction_to_string
-    get_transactions_string get_hash add_transaction_to_block mine_block adjust_difficulty
-    get_balance verify_blockchain generate_address get_address_from_public
-    extract_from_private add_transaction start start_socket_server
-    wait_for_socket_connection receive_socket_message
-""".split()
-CLIENT_NAMES = """
-    Transaction handle_receive generate_address get_address_from_public extract_from_private
-    initialize_transaction transaction_to_string sign_transaction
-""".split()
-
-
 def test_every_name_of_the_series_can_be_found():
-    assert [name for name in NODE_NAMES if not hasattr(BlockChain(), name)] == []
-    assert [name for name in CLIENT_NAMES if not hasattr(blockchain_client, name)] == []
+    of_the_node = """
+        adjust_difficulty_blocks difficulty block_time miner_rewards block_limitation chain
+        pending_transactions socket_host socket_port create_genesis_block transaction_to_string
+        get_transactions_string get_hash add_transaction_to_block mine_block adjust_difficulty
+        get_balance verify_blockchain generate_address get_address_from_public
+        extract_from_private add_transaction start start_socket_server
+        wait_for_socket_connection receive_socket_message
+    """
+    of_the_client = """
+        Transaction handle_receive generate_address get_address_from_public extract_from_private
+        initialize_transaction transaction_to_string sign_transaction
+    """
+    assert [n for n in of_the_node.split() if not hasattr(BlockChain(), n)] == []
+    assert [n for n in of_the_client.split() if not hasattr(blockchain_client, n)] == []
 
 
 def test_a_chain_is_a_ledger_without_a_thread_or_a_port():

@@ -16,11 +16,8 @@ A_PAYMENT = Transaction("alice", "bob", 50, 1, "Thank you")
 
 
 def test_both_scripts_sign_the_same_string(ledger):
-    for transaction in (
-        A_PAYMENT,
-        Transaction("it's", 'a "quote"', 10**30, 0, "\\ and \n"),
-        Transaction("愛麗絲", "鮑伯", 1, 0, "謝謝 🙂 \udc80"),
-    ):
+    quotes = Transaction("it's", 'a "quote"', 10**30, 0, "\\ and \n")
+    for transaction in (A_PAYMENT, quotes, Transaction("愛麗絲", "鮑伯", 1, 0, "謝謝 🙂 \udc80")):
         text = blockchain_client.transaction_to_string(transaction)
         assert text == ledger.transaction_to_string(transaction) == str(vars(transaction))
 
@@ -86,10 +83,9 @@ def test_a_mined_block_hangs_on_the_last_one_and_shows_its_work(ledger, capsys):
     ledger.difficulty = 3
     ledger.mine_block("miner")
     genesis, block = ledger.chain
-    assert block.previous_hash == genesis.hash
-    assert (block.miner, block.difficulty, block.miner_rewards) == ("miner", 3, 10)
-    assert block.hash.startswith("000")
-    assert block.hash == ledger.get_hash(block, block.nonce)
+    assert (block.previous_hash, block.miner) == (genesis.hash, "miner")
+    assert (block.difficulty, block.miner_rewards) == (3, 10)
+    assert block.hash == ledger.get_hash(block, block.nonce) and block.hash.startswith("000")
     found = f"Hash found: {block.hash} @ difficulty 3, time cost: "
     assert re.fullmatch(re.escape(found) + r"\d+\.\d\d?s\n", capsys.readouterr().out)
 
@@ -105,14 +101,12 @@ def test_the_fast_search_finds_the_nonce_of_the_plain_one(ledger, difficulty):
 
 
 def test_a_block_that_holds_transactions_is_announced(ledger, alice, capsys):
-    pend(ledger, alice, "bob", 1)
-    pend(ledger, alice, "bob", 2)
-    ledger.mine_block("miner")
-    ledger.mine_block("miner")
-    found, transactions, another = capsys.readouterr().out.splitlines()
-    assert found.startswith("Hash found: ")
-    assert transactions == "Transactions in block 1: 2"
-    assert another.startswith("Hash found: ")
+    for amounts in (1, 2):
+        pend(ledger, alice, "bob", amounts)
+    for _ in range(2):
+        ledger.mine_block("miner")
+    pattern = r"Hash found: .+\nTransactions in block 1: 2\nHash found: .+\n"
+    assert re.fullmatch(pattern, capsys.readouterr().out)
 
 
 def test_without_a_first_block_nothing_is_mined():
@@ -134,12 +128,10 @@ def test_an_interrupted_block_loses_no_transaction(ledger, alice):
         ledger.mine_block("miner")
     assert (ledger.pending_transactions, ledger.outgoing) == (pending, outgoing)
     assert len(ledger.chain) == 1
-
     ledger.find_nonce = find_nonce
     mine(ledger)
     assert (ledger.chain[-1].transactions, ledger.pending_transactions) == (pending, [])
-    assert ledger.balances["bob"] == 20
-    assert not any(ledger.outgoing.values())
+    assert ledger.balances["bob"] == 20 and not any(ledger.outgoing.values())
 
 
 def test_the_examples_in_the_docstrings_are_true():

@@ -20,9 +20,9 @@ ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")
 WRONG_SIGNATURE = (False, "RSA Verified wrong!")
 ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the comment.")
-
-
-# Keys
+# These behave like an int and a str. They could say that they equal another one.
+Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
+NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
 
 
 def public_key(address):
@@ -30,17 +30,11 @@ def public_key(address):
     return rsa.PublicKey.load_pkcs1(pem.encode())
 
 
-def private_key(private):
-    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
-    return rsa.PrivateKey.load_pkcs1(pem.encode())
-
-
 @pytest.mark.parametrize("maker", [blockchain_server.BlockChain(), blockchain_client])
 def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
     address, private = maker.generate_address()
-    public, secret = public_key(address), private_key(private)
-    assert public.n.bit_length() == 512
-    assert (public.n, public.e) == (secret.n, secret.e)
+    public, secret = public_key(address), blockchain_client.load_private(private)
+    assert (public.n.bit_length(), public.n, public.e) == (512, secret.n, secret.e)
     assert maker.get_address_from_public(public.save_pkcs1()) == address
     assert maker.extract_from_private(secret.save_pkcs1()) == private
     assert ledger.get_public_from_address(address) == public
@@ -50,9 +44,6 @@ def test_the_client_signs_with_sha1(alice):
     transaction, signature = alice.pay()
     text = blockchain_client.transaction_to_string(transaction).encode()
     assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
-
-
-# Payments that are refused
 
 
 def test_a_signed_transaction_is_accepted(ledger, rich_alice):
@@ -68,30 +59,11 @@ def no_coin_moves(ledger):
     return not waiting and not ledger.chain[-1].transactions
 
 
-NAN, INFINITY = float("nan"), float("inf")
-
-
-class Five(int):
-    """Behaves like an int, but is not one. It could say that it equals another number."""
-
-
-class Text(str):
-    """Behaves like a str, but is not one."""
-
-
 @pytest.mark.parametrize(
     "field, values, answer",
     [
-        (
-            "amounts",
-            [-5, 0, -(10**400), 1.5, NAN, INFINITY, True, "5", None, b"5", [5], Five(5)],
-            "Amounts must be a whole number above 0!",
-        ),
-        (
-            "fee",
-            [-1, -(10**400), 1.5, NAN, INFINITY, False, "5", None, b"5", [5], Five(5)],
-            "Fee must be a whole number, 0 or more!",
-        ),
+        ("amounts", [-5, 0, -(10**400), *NO_NUMBERS], "Amounts must be a whole number above 0!"),
+        ("fee", [-1, -(10**400), *NO_NUMBERS], "Fee must be a whole number, 0 or more!"),
         ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
         ("receiver", [None, 5, b"x", Text("x")], "Receiver must be a string!"),
@@ -153,10 +125,9 @@ def test_a_transaction_of_another_class_is_refused(ledger, rich_alice, other):
     """The ledger would not know it again when it comes for the second time."""
     transaction, signature = rich_alice.pay("bob", 1)
     ledger.add_transaction(transaction, signature)
-    again = other(*dataclasses.astuple(transaction))
-    answer = ledger.add_transaction(again, signature)
-    assert answer == (False, "This must be a Transaction of blockchain_server.py!")
-    assert ledger.add_transaction(None, signature) == answer
+    for again in (other(*dataclasses.astuple(transaction)), None):
+        answer = ledger.add_transaction(again, signature)
+        assert answer == (False, "This must be a Transaction of blockchain_server.py!")
 
 
 def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
@@ -181,7 +152,7 @@ def test_a_signature_is_valid_for_the_signed_string_only(ledger, rich_alice):
 
 def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
     transaction, _ = rich_alice.pay("bob", 1)
-    key = private_key(rich_alice.private)
+    key = blockchain_client.load_private(rich_alice.private)
     text = ledger.transaction_to_string(transaction).encode()
     claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20  # too long for the key
     too_long = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
@@ -192,9 +163,6 @@ def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
 def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
     transaction, _ = alice.pay("bob", 1)
     assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
-
-
-# Coins are spent once
 
 
 def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alice):
@@ -209,8 +177,7 @@ def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alic
 
 def test_what_is_in_the_block_being_mined_is_spent(ledger, rich_alice):
     assert ledger.add_transaction(*rich_alice.pay("bob", 99, fee=1)) == ACCEPTED
-    answers = []
-    find_nonce = ledger.find_nonce
+    answers, find_nonce = [], ledger.find_nonce
 
     def pay_meanwhile(block):
         assert len(block.transactions) == 1
@@ -232,8 +199,7 @@ def test_the_receiver_of_pending_coins_cannot_spend_them(ledger, rich_alice):
 
 def test_a_signed_transaction_counts_once_for_ever(ledger, rich_alice):
     payment = rich_alice.pay("bob", 100)
-    assert ledger.add_transaction(*payment) == ACCEPTED
-    assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
+    assert [ledger.add_transaction(*payment) for _ in range(2)] == [ACCEPTED, ACCEPTED_BEFORE]
     mine(ledger, rich_alice.address, 12)
     assert ledger.add_transaction(*payment) == ACCEPTED_BEFORE
     assert ledger.add_transaction(*rich_alice.pay("bob", 100, message="again")) == ACCEPTED
@@ -246,9 +212,6 @@ def test_a_refused_transaction_may_come_again(ledger, rich_alice):
     assert ledger.add_transaction(*payment) == ACCEPTED
 
 
-# append_block updates everything that follows from a block, whoever mined it.
-
-
 def taken_over(ledger):
     """Take a ledger's chain over, block by block, into a new ledger; return that one."""
     copy = BlockChain()
@@ -258,6 +221,7 @@ def taken_over(ledger):
 
 
 def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
+    """append_block updates everything that follows from a block, whoever mined it."""
     chance = random.Random(4)
     payers = [Account() for _ in range(4)]
     for payer in payers:
@@ -272,14 +236,12 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
             mine(ledger, chance.choice(payers).address)
     mine(ledger, blocks=3)
     assert len(accepted) > 30
-
     copy = taken_over(ledger)
     assert copy.verify_blockchain()
-    assert copy.balances == ledger.balances
-    assert copy.chain_work == ledger.chain_work
-    assert copy.accepted_transactions == ledger.accepted_transactions
+    for name in ("balances", "chain_work", "accepted_transactions"):
+        assert getattr(copy, name) == getattr(ledger, name)
     for payment in accepted:
-        assert copy.add_transaction(*payment)[1].startswith("Accepted before!")
+        assert copy.add_transaction(*payment) == ACCEPTED_BEFORE
     for payer in payers:  # no coin is frozen
         balance = copy.get_balance(payer.address)
         assert copy.outgoing[payer.address] == 0
@@ -289,27 +251,19 @@ def test_a_chain_taken_over_block_by_block_gives_the_same_ledger(ledger):
 def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(ledger, rich_alice):
     """Of 100 coins, the other block spends 70. It holds one of the two transactions here."""
     waits, settled = rich_alice.pay("bob", 30), rich_alice.pay("carol", 20)
-    elsewhere = rich_alice.pay("dave", 50)
-    others = taken_over(ledger)
-    for payment in (elsewhere, settled):
-        assert others.add_transaction(*payment)[0]
+    elsewhere, others = rich_alice.pay("dave", 50), taken_over(ledger)
+    assert [others.add_transaction(*payment)[0] for payment in (elsewhere, settled)] == [True] * 2
     mine(others, "stranger")
-    for payment in (waits, settled):
-        assert ledger.add_transaction(*payment)[0]
+    assert [ledger.add_transaction(*payment)[0] for payment in (waits, settled)] == [True] * 2
     ledger.append_block(others.chain[-1])
-
     assert ledger.pending_transactions == [waits[0]]
-    assert ledger.outgoing[rich_alice.address] == 30
-    assert ledger.get_balance(rich_alice.address) == 30
+    assert ledger.outgoing[rich_alice.address] == ledger.get_balance(rich_alice.address) == 30
     assert not ledger.add_transaction(*rich_alice.pay("mallory", 1))[0]
     assert ledger.add_transaction(*elsewhere)[1].startswith("Accepted before!")
     mine(ledger)
     assert ledger.chain[-1].transactions == [waits[0]]
     assert ledger.get_balance(rich_alice.address) == 0
     assert ledger.verify_blockchain()
-
-
-# Whatever the threads do
 
 
 @pytest.fixture
@@ -336,8 +290,7 @@ def restless_threads():
 
 def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads):
     """Alice sends all her coins to herself. In the middle of a block, they are gone."""
-    seen, verified = set(), set()
-    done = threading.Event()
+    seen, verified, done = set(), set(), threading.Event()
 
     def watch():
         while not done.is_set():
@@ -352,8 +305,7 @@ def test_nobody_sees_the_middle_of_a_block(ledger, rich_alice, restless_threads)
                 ledger.mine_block("miner")
         finally:
             done.set()
-        for watcher in watchers:
-            watcher.result()  # raises what the watcher raised
+        [watcher.result() for watcher in watchers]  # raises what a watcher raised
     assert (seen, verified) == ({100}, {True})
 
 
@@ -373,12 +325,11 @@ def test_the_storm(ledger, restless_threads):
                 accepted.append(payment[0])
 
     chance = random.Random(6)
-    everything = [
-        chance.choice(accounts).pay(
-            chance.choice(accounts).address, chance.randint(1, 30), chance.randint(0, 3), f"{n}"
-        )
-        for n in range(600)
-    ]
+    everything = []
+    for number in range(600):
+        payer, receiver = chance.choice(accounts), chance.choice(accounts).address
+        amounts, fee = chance.randint(1, 30), chance.randint(0, 3)
+        everything.append(payer.pay(receiver, amounts, fee, f"{number}"))
     # Half of them send the same transactions at the same moments, the others in any order.
     orders = [chance.sample(everything, len(everything)) for _ in accounts[::2]]
     orders += [everything] * len(orders)
@@ -388,15 +339,12 @@ def test_the_storm(ledger, restless_threads):
         while not all(payer.done() for payer in payers):
             mine(ledger)
         mine(ledger, blocks=20)  # which hold all that is still pending
-        for payer in payers:
-            payer.result()  # raises what the payer raised
-
+        [payer.result() for payer in payers]  # raises what a payer raised
     mined = [transaction for block in ledger.chain for transaction in block.transactions]
     assert len(mined) == len(set(mined)) == len(accepted)
     assert set(mined) == set(accepted)
     assert 100 < len(mined) < 600
     assert min(ledger.balances.values()) >= 0
-    minted = sum(block.miner_rewards for block in ledger.chain)
-    assert sum(ledger.balances.values()) == minted
+    assert sum(ledger.balances.values()) == sum(block.miner_rewards for block in ledger.chain)
     assert not any(ledger.outgoing.values())
     assert ledger.verify_blockchain()

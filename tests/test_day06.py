@@ -11,30 +11,23 @@ import subprocess
 import sys
 import threading
 import time
-import types
+from unittest import mock
 
 import pytest
 from conftest import Account
-from processes import (
-    ROOT,
-    Connection,
-    free_port,
-    handlers,
-    patience,
-    posix,
-    start_node,
-    wait_until_handlers_end,
-)
+from processes import ROOT, Connection, free_port, handlers, patience, posix, run_unread, start_node
 
 import blockchain_server
 
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
+TELL_THE_PEERS = "def tell_the_peers(*_): raise ConnectionRefusedError('a peer that is gone')\n"
 GOODBYE = "\nGoodbye! The chain ends with its node.\n"
-
-
-# What the node says
+STRUCK = "socket.create_server BlockChain.generate_address collections.Counter.__getitem__"
+# Room for a dozen threads, as each asks for so much; and always enough for everything else.
+ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.stack_size(2**28)"
+LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
 
 
 def test_the_node_says_what_the_tutorial_says(run):
@@ -48,8 +41,7 @@ def test_the_node_says_what_the_tutorial_says(run):
     node.wait_for(r"Average block time:\d+\.\d+s\. High up the difficulty\n")
     node.wait_for(r"Hash found: 00[0-9a-f]{38} @ difficulty 2, time cost: ")
     client = Connection(port)
-    own_port = client.socket.getsockname()[1]
-    node.wait_for(rf"Connected by: \('127\.0\.0\.1', {own_port}\)\n")
+    node.wait_for(rf"Connected by: \('127\.0\.0\.1', {client.socket.getsockname()[1]}\)\n")
     client.ask(BALANCE)
     node.wait_for(r"\[\*\] Received: b'.*get_balance.*bob.*'\n")
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
@@ -91,9 +83,8 @@ def test_the_keys_are_on_the_screen_when_blocks_become_slow(run):
     node = run("blockchain_server.py", 0, terminal=True, before=slow)
     keys = node.wait_for(r"Miner address: \S+\nMiner private: \S+\nListening .+\n.+type: .+\n")[0]
     node.wait_for("Block 51 @ difficulty 12: ")
-    rows = []
-    for line in node.output.split("\n"):
-        rows += [line[start : start + 70] for start in range(0, max(len(line), 1), 70)]
+    lines = node.output.split("\n")
+    rows = [row for line in lines for row in re.findall(".{1,70}", line) or [""]]
     assert keys.replace("\n", "") in "".join(rows[-24:])
     assert node.output.count(keys) == 2
 
@@ -118,8 +109,7 @@ def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(run, c
     for seconds in (r"(\d+)s", r"[1-9]\d*s"):
         line = node.wait_for(progress.replace(r"(\d+)s", seconds) + r"\r")[0]
         assert "\n" not in line and (columns < 200 or ", 0 of 0 pending" in line)
-    connection = Connection(port)
-    assert connection.ask(BALANCE) == BALANCE_ANSWER
+    assert Connection(port).ask(BALANCE) == BALANCE_ANSWER
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     node.wait_for(progress)
     node.press("C")
@@ -140,22 +130,18 @@ def test_the_line_that_changes_counts_the_transactions(run):
     """Block 2 begins when a transaction is pending, and is never found."""
     wait = "while not self.pending_transactions: script.time.sleep(0.01)\n    self.difficulty = 12"
     wait = f"def wait(self):\n    {wait}\nscript.BlockChain.adjust_difficulty = wait"
-    node = run("blockchain_server.py", 0, terminal=True, before=wait)
+    node = start_node(run, Account, terminal=True, before=wait)
     node.resize(120)
-    address = node.wait_for(r"Miner address: (\S+)\n")[1]
-    miner = Account(address, node.wait_for(r"Miner private: (\S+)\n")[1])
-    port = int(node.wait_for(r"Listening on port (\d+)")[1])
-    node.wait_for_blocks(1)
     for number in (1, 2):
-        assert Connection(port).ask(miner.request("bob", 1, 0, f"{number}"))["result"] is True
+        payment = node.miner.request("bob", 1, 0, f"{number}")
+        assert node.connect().ask(payment)["result"] is True
         node.wait_for(rf"Block 2 @ difficulty 12: .*hashes/s\), 1 of {number} pending\r")
 
 
 def test_a_log_is_there_at_once_and_never_holds_the_line_that_changes(run):
     node = start_node(run, Account, before=difficulty(12))
-    connection = node.connect()
     for _ in range(20):
-        connection.ask(BALANCE)
+        node.connect().ask(BALANCE)
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     assert "Block 2 @" not in node.output and "\r" not in node.output
 
@@ -171,20 +157,17 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
             other.start()
             other.join(0.1)
 
-    monkeypatch.setattr(sys, "stdout", types.SimpleNamespace(write=write, flush=lambda: None))
+    monkeypatch.setattr(sys, "stdout", mock.Mock(write=write))
     blockchain_server.say("a line")
     other.join()
     assert "".join(pieces) == "a line\nanother line\n"
 
 
-# Either half works with the other half of the published pair.
-
-
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_the_published_client_is_served(node, run, protocol):
-    miner = node.miner
-    client = run("tests/published_client.py", node.port, protocol, miner.address, miner.private)
-    client.wait_for(rf"\{{'address': '{re.escape(node.miner.address)}', 'balance': \d+\}}\n")
+    keys = node.miner.address, node.miner.private
+    client = run("tests/published_client.py", node.port, protocol, *keys)
+    client.wait_for(rf"\{{'address': '{re.escape(keys[0])}', 'balance': \d+\}}\n")
     client.wait_for(r"\{'result': True, 'result_message': 'Authorized successfully!'\}\n")
     client.wait_for(r"\{'message': 'Unknown command.'\}\n")
     assert client.status() == 0
@@ -195,39 +178,23 @@ def test_the_client_works_with_the_published_node(run, alice):
     node = run("tests/published_node.py", port)
     node.wait_for("listening")
     client = run("blockchain_client.py", port)
-    for line in ("2", alice.address):
-        client.type(line)
-    client.wait_for(rf"\{{'address': '{re.escape(alice.address)}', 'balance': 620\}}\n")
-    for line in ("3", alice.address, alice.private, "bob", "50", "1", "謝謝"):
-        client.type(line)
-    client.wait_for("'Authorized successfully!'")
-    node.wait_for(
-        r"\[\('amounts', 50\), \('fee', 1\), \('message', '謝謝'\), \('receiver', 'bob'\), "
-        rf"\('sender', '{re.escape(alice.address)}'\)\] 64\n"
-    )
-
-
-# The threads
+    sender = re.escape(alice.address)
+    client.type(f"2\n{alice.address}", then=rf"\{{'address': '{sender}', 'balance': 620\}}\n")
+    payment = "\n".join(["3", alice.address, alice.private, "bob", "50", "1", "謝謝"])
+    client.type(payment, then="'Authorized successfully!'")
+    fields = r"\('amounts', 50\), \('fee', 1\), \('message', '謝謝'\), \('receiver', 'bob'\)"
+    node.wait_for(rf"\[{fields}, \('sender', '{sender}'\)\] 64\n")
 
 
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
     """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
     connections = [server.connect() for _ in range(5)]
-    for connection in connections:
-        assert connection.ask(BALANCE) == BALANCE_ANSWER
+    assert [connection.ask(BALANCE) for connection in connections] == [BALANCE_ANSWER] * 5
     assert len(handlers()) == 5
     for connection in connections:
         connection.socket.close()
-    wait_until_handlers_end()
-
-
-LIMITS = {
-    "descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))",
-    # Room for a dozen threads, as each asks for so much; and always enough for everything else.
-    "threads": "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\n"
-    "script.threading.stack_size(2**28)",
-}
+    assert handlers(patience.seconds) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="not every system keeps these limits")
@@ -249,20 +216,14 @@ def test_when_a_crowd_leaves_the_node_hears_again(run, limit):
 
 def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monkeypatch, capsys):
     kinds = [ConnectionAbortedError, ConnectionResetError, OSError, RuntimeError, MemoryError]
-    errors = iter([kind("no room") for kind in kinds])
-
-    def accept():
-        raise next(errors)
-
+    listener = mock.Mock()
+    listener.accept.side_effect = [kind("no room") for kind in kinds]
     pauses = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(StopIteration):
-        ledger.wait_for_socket_connection(types.SimpleNamespace(accept=accept))
+        ledger.wait_for_socket_connection(listener)
     assert capsys.readouterr().out == "Too many connections: no room\n" * 3
     assert pauses == [1, 1, 1]
-
-
-# The command line
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -275,15 +236,12 @@ def test_what_is_no_port_is_refused(run, script, ports):
 
 def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
     """One that does not exist; one in use, for the node; one without a node, for the client."""
-    lines = (
-        r"port %d: .+[^.]\. Choose another port\.",
-        r"no node on port %d: .+[^.]\. Start the node\.",
-    )
-    for script, line, last in zip(SCRIPTS, lines, [server, None]):
-        for port in (server.socket_port + 65536, -1, last.socket_port if last else free_port()):
+    lines = r"port %d: .+[^.]\. Choose another port", r"no node on port %d: .+[^.]\. Start the node"
+    for script, line, last in zip(SCRIPTS, lines, [server.socket_port, free_port()]):
+        for port in (server.socket_port + 65536, -1, last):
             process = run(script, port)
             assert process.status() == 1
-            assert re.fullmatch(f"{script}: {line % port}\n", process.output)
+            assert re.fullmatch(f"{script}: {line % port}\\.\n", process.output)
             assert "[Errno" not in process.output and "while" not in process.output
 
 
@@ -296,26 +254,20 @@ def test_without_rsa_one_line_says_where_to_look(run, script):
 
 def test_a_mistake_in_the_mining_shows_its_place(run):
     """On Day 07, a peer that has gone is an OSError. It must not look like one of the port."""
-    gone = "raise ConnectionRefusedError('a peer that is gone')"
-    mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.find_nonce = tell_the_peers"
+    mistake = f"{TELL_THE_PEERS}script.BlockChain.find_nonce = tell_the_peers"
     node = run("blockchain_server.py", 0, before=mistake, traceback=True)
-    assert node.status() == 1
-    assert "in mine_block" in node.output
+    assert node.status() == 1 and "in mine_block" in node.output
     assert node.output.endswith("ConnectionRefusedError: a peer that is gone\n")
 
 
 def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     """An OSError that does not come from the connection must not be hidden."""
-    gone = "raise ConnectionRefusedError('a peer that is gone')"
-    mistake = f"def tell_the_peers(*_): {gone}\nscript.BlockChain.get_balance = tell_the_peers"
+    mistake = f"{TELL_THE_PEERS}script.BlockChain.get_balance = tell_the_peers"
     node = start_node(run, Account, before=mistake, traceback=True)
     assert node.connect().ask(BALANCE) is None
     traceback = node.wait_for(r"Traceback(.*\n)+?\w+Error.*\n")[0]
     assert "in respond" in traceback and "a peer that is gone\n" in traceback
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
-
-
-# The end of the node: at Ctrl-C, at the first press, whatever it is doing.
 
 
 @posix
@@ -324,8 +276,7 @@ def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(
     connections[0].ask(BALANCE)
     connections[1].send(b"\x80")
     node.interrupt()
-    assert node.status() == 0
-    assert GOODBYE in node.output
+    assert node.status() == 0 and GOODBYE in node.output
     run("blockchain_server.py", node.port).wait_for("Hash found: ")
 
 
@@ -358,17 +309,11 @@ def test_ctrl_c_at_any_moment_ends_the_node(run):
 
 
 @posix
-@pytest.mark.parametrize(
-    "struck",  # before the port is open, while keys are made, and while the lock is held
-    [
-        "script.socket.create_server",
-        "script.BlockChain.generate_address",
-        "script.collections.Counter.__getitem__",
-    ],
-)
+@pytest.mark.parametrize("struck", STRUCK.split())
 def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
+    """It strikes before the port is open, while keys are made, and while the lock is held."""
     strike = f"lambda *_, **__: script.os.kill(script.os.getpid(), {int(signal.SIGINT)})"
-    node = run("blockchain_server.py", 0, before=f"{struck} = {strike}")
+    node = run("blockchain_server.py", 0, before=f"script.{struck} = {strike}")
     assert node.status() == 0
     assert node.output.endswith(GOODBYE) and "Traceback" not in node.output
 
@@ -376,12 +321,7 @@ def test_ctrl_c_wherever_it_strikes_ends_the_node(run, struck):
 @posix
 def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
     """As in `python blockchain_server.py 1111 | head -3`."""
-    reader, writer = os.pipe()
-    command = [sys.executable, ROOT / "blockchain_server.py", "0"]
-    node = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE)
-    os.close(writer)
-    assert select.select([reader], [], [], patience.seconds)[0]  # it has begun to print
-    os.close(reader)
+    node = run_unread("blockchain_server.py", 0)
     _, error = node.communicate(timeout=patience.seconds)
     assert (node.returncode, error) == (1, b"")
 
@@ -390,17 +330,14 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
 def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck():
     """As in `python blockchain_server.py 1111 | less`, when the pipe is full."""
     reader, writer = os.pipe()
-    command = [sys.executable, ROOT / "blockchain_server.py", "0"]
-    node = subprocess.Popen(command, stdout=writer)
+    node = subprocess.Popen([sys.executable, ROOT / "blockchain_server.py", "0"], stdout=writer)
     while select.select([], [writer], [], 0)[1]:  # there is still room in the pipe
         os.write(writer, b"x" * 512)
-    presses = 0
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        while node.poll() is None and presses < 100:
-            presses += 1
-            node.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                node.wait(0.1)
+    for _ in range(100):
+        node.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            node.wait(0.1)
+            break
     node.kill()
     assert node.wait() == -signal.SIGINT
     os.close(reader)
