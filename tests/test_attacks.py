@@ -39,6 +39,7 @@ def refused(answer):
     return answer.keys() == {"message"} and answer["message"].endswith(".")
 
 
+# ---- Pickles that call, fetch, or change
 def text(value):
     """Return the pickle instruction that puts a string on the stack."""
     return b"X" + struct.pack("<I", len(value)) + value.encode("utf8")
@@ -272,6 +273,7 @@ def test_any_value_in_any_field_of_a_transaction_gets_an_answer(ledger, rich_ali
             assert answer["result"] is False and answer["result_message"].endswith("!")
 
 
+# ---- Streams
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_a_request_may_come_byte_by_byte(server, rich_alice, protocol):
     connection = server.connect()
@@ -351,6 +353,7 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
     assert "\n[*] Hash found" not in said and "\x1b" not in said
 
 
+# ---- Everything at once
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     status = pathlib.Path(f"/proc/{node.popen.pid}/status")

@@ -30,6 +30,7 @@ ROOM = "resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)\nscript.threading.s
 LIMITS = {"descriptors": "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))", "threads": ROOM}
 
 
+# ---- What the node prints
 def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
     node.wait_for(r"Miner address: \S+\nMiner private: \S+\n")
@@ -163,6 +164,7 @@ def test_the_lines_of_two_threads_never_mix(monkeypatch):
     assert "".join(pieces) == "a line\nanother line\n"
 
 
+# ---- Either script works with the other half of the published pair
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_the_published_client_is_served(node, run, protocol):
     keys = node.miner.address, node.miner.private
@@ -186,6 +188,7 @@ def test_the_client_works_with_the_published_node(run, alice):
     node.wait_for(rf"\[{fields}, \('sender', '{sender}'\)\] 64\n")
 
 
+# ---- Threads
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
     """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
@@ -226,6 +229,7 @@ def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monke
     assert pauses == [1, 1, 1]
 
 
+# ---- The command line
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("ports", [[], ["abc"], ["1e3"], [""], ["1", "2"]])
 def test_what_is_no_port_is_refused(run, script, ports):
@@ -270,6 +274,7 @@ def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
 
 
+# ---- The end of the node
 @posix
 def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
     connections = [node.connect() for _ in range(5)]
