@@ -94,7 +94,8 @@ class BlockChain:
         # A Counter returns 0 for an account that it does not know.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         self.outgoing: collections.Counter[str] = collections.Counter()
-        self.accepted_transactions: set[Transaction] = set()  # pending or mined
+        # A transaction in this set is pending if it is in the list above. Otherwise, it was mined.
+        self.accepted_transactions: set[Transaction] = set()
         self.chain_work = 0  # how many hashes it takes, on average, to mine this chain
         self.lock = threading.Lock()
 
