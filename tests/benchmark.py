@@ -146,7 +146,7 @@ def measure_reading():
         return Transaction(**RequestReader(RequestBytes(io.BytesIO(data), 16_384)).load()["data"])
 
     row(
-        "reading a payment's request; floor: pickle._Unpickler",
+        "reading a transaction's request; floor: pickle._Unpickler",
         (200, 200, 200),
         lambda _: [read() for _ in range(200)],
         lambda _: [pickle._Unpickler(io.BytesIO(data)).load() for _ in range(200)],
@@ -178,7 +178,7 @@ def measure_ledger():
     row(what, (1000, 1000, 1), balances(long), balances(short), tutorial)
     batches = [list(payments(200)) for _ in range(9)]
     row(
-        "a payment on 20,000 blocks; floor: rsa.verify alone",
+        "a transaction on 20,000 blocks; floor: rsa.verify alone",
         (200, 200),
         lambda n: [long.add_transaction(*payment[:2]) for payment in batches[n]],
         lambda n: [rsa.verify(text, signature, PUBLIC) for _, signature, text in batches[n]],
@@ -190,7 +190,7 @@ def measure_ledger():
     what = "appending a full block on 20,000; floor: on 20"
     row(what, (1, 1), lambda _: append(long, []), lambda _: append(short, []), rounds=61)
     row(
-        "appending it with 5,000 waiting; floor: sorting them",
+        "appending it with 5,000 pending; floor: sorting them",
         (1, 1),
         lambda _: append(long, list(waiting)),
         lambda _: sorted(waiting, key=lambda transaction: transaction.fee),
