@@ -127,7 +127,7 @@ def send_request(client: socket.socket, answered: threading.Event, message: dict
             return
     print("No answer from the node.")
     if message["request"] == "transaction":
-        print("It may be accepted. Repeat it with the same comment: it is accepted only once.")
+        print("The node may have accepted it. Sending it again with the same comment is safe.")
 
 
 def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn:
@@ -206,8 +206,8 @@ def private_key_of(address: str, typed: str) -> str:
     mistake = "this is not a valid private key."
     with contextlib.suppress(Exception):  # as in whole_address
         key = load_private(private)
-        # In a damaged key, n is not p * q, or `save_pkcs1` returns another string: rsa computes
-        # three of the numbers again.
+        # A private key has eight numbers. rsa reads five of them, and computes the other three. So
+        # for a damaged key, n is not p * q, or `save_pkcs1` returns another string.
         if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
             if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
                 return private
@@ -294,8 +294,8 @@ def prepare_terminal() -> None:
     # If a shell starts a program in the background, the program ignores SIGINT at first.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.simplefilter("ignore")  # rsa warns about damaged keys, and private_key_of refuses them
-    # Python uses the locale C if LC_ALL is C, or names a locale that is not installed. With this
-    # locale, readline loses Chinese characters. It takes its locale from LC_ALL.
+    # Python uses the locale C if LC_ALL is C, or if LC_ALL is a locale that is not installed. With
+    # the locale C, readline loses Chinese characters. readline takes its locale from LC_ALL.
     if locale.setlocale(locale.LC_CTYPE) == "C":
         os.environ["LC_ALL"] = "C.UTF-8"
     with contextlib.suppress(ImportError):  # Windows has no readline. It edits lines itself.

@@ -94,7 +94,7 @@ class BlockChain:
         # A Counter returns 0 for an account that it does not know.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         self.outgoing: collections.Counter[str] = collections.Counter()
-        # A transaction in this set is pending if it is in the list above. Otherwise, it was mined.
+        # A transaction in this set is in pending_transactions, too, or it was mined.
         self.accepted_transactions: set[Transaction] = set()
         self.chain_work = 0  # how many hashes it takes, on average, to mine this chain
         self.lock = threading.Lock()
@@ -376,10 +376,10 @@ class BlockChain:
     def get_public_from_address(address: str) -> rsa.PublicKey:
         """Return the public key in an address. Raises Refused if the address is not valid.
 
-        A sender can choose any key. If both numbers of a key have 60,000 bits, one signature check
-        takes minutes. So both have limits. The base64 decoder ignores unknown characters.
-        Therefore, different strings can give the same key, and each would be another account. Only
-        the string that `get_address_from_public` returns is valid.
+        A sender can choose any key. A key is two numbers, n and e. If both have 60,000 bits, one
+        signature check takes minutes. So both have limits. The base64 decoder ignores unknown
+        characters. Therefore, different strings can give the same key, and each would be another
+        account. Only the string that `get_address_from_public` returns is valid.
         """
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
         with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
@@ -459,7 +459,7 @@ class BlockChain:
         self.start_socket_server()
         address, private = self.generate_address()
         # Show a command for the client. It names the Python and the folder that this node was
-        # started with. A path with a space or one of these other characters gets quotes.
+        # started with. A path gets quotes if it contains a space or one of ( ) & ; '.
         paths = sys.orig_argv[0], os.path.join(os.path.dirname(sys.argv[0]), "blockchain_client.py")
         python, client = (f'"{path}"' if set(path) & set(" ()&;'") else path for path in paths)
         keys = f"Miner address: {address}\nMiner private: {private}\n"
@@ -523,8 +523,8 @@ class BlockChain:
                     answer = self.respond(RequestReader(request_bytes).load())
                 except Refused as refused:
                     refusal = str(refused)
-                # No variable holds the request here, and the exception that held it is deleted. So
-                # the memory of the request is free again, even if the next lines must wait.
+                # The memory of the request is free again here, even if the next lines must wait: no
+                # variable holds it, and `refused`, whose traceback held it, is deleted.
                 if refusal:
                     say(f"{beginning!r} cannot be parsed: {refusal}")
                     answer = {"message": refusal}
@@ -571,7 +571,7 @@ def wait_for_bytes(file: io.BufferedReader) -> bytes:
 
 
 class RequestBytes:
-    """The bytes of one request. It is refused as soon as it asks for more than the limit."""
+    """The bytes of one request. A read beyond the limit raises Refused before it reads."""
 
     def __init__(self, file: io.BufferedReader, limit: int) -> None:
         """Read at most `limit` bytes from `file`, the connection of a client."""
@@ -608,11 +608,10 @@ class RequestReader(pickle._Unpickler):
         STOP                          the program ends, and the top of the stack is its result
 
     Other pickle instructions can name any function, and `pickle.loads` calls this function. It is
-    not safe to check a pickle first, and to load it after that. Then two readers read the same
-    bytes, and an attacker can write bytes that the two readers understand differently. So this
-    reader does not have these pickle instructions. `pickle._Unpickler` is Python's own reader,
-    written in Python: it looks for each pickle instruction in a table. The table of this class is
-    shorter.
+    not safe to check a pickle with one reader, and then to load it with another one. Both read the
+    same bytes, but an attacker can write bytes that they understand differently. So this reader
+    does not have these pickle instructions. `pickle._Unpickler` is Python's own reader, written in
+    Python: it looks for each pickle instruction in a table. The table of this class is shorter.
     """
 
     # The keys of the table are ints, and a loop over bytes gives ints.

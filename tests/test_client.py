@@ -338,7 +338,7 @@ def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
 def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent, alice, command):
     """A transaction without an answer may count."""
     client = run("blockchain_client.py", silent.getsockname()[1], before=ANSWER_SECONDS % 1)
-    hint = r"It may be accepted\. Repeat it with the same comment: it is accepted only once\.\n"
+    hint = r"The node may have accepted it\. Sending it again with the same comment is safe\.\n"
     if command == "transaction":
         fill_in(client, alice)
     else:
