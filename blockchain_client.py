@@ -10,8 +10,8 @@ never sends a private key, only signatures. The file has this order:
     Day 06  ask ... whole_number                what a person types
     Day 06  run_command, main                   the menu
 
-`Transaction`, `transaction_to_string` and the functions that make keys are in both scripts. So you
-can read and run each script alone.
+`Transaction`, `transaction_to_string` and the functions that make keys are in both scripts. So
+neither script imports the other, and you can read each one alone.
 """
 
 import argparse
@@ -207,7 +207,7 @@ def private_key_of(address: str, typed: str) -> str:
     with contextlib.suppress(Exception):  # as in whole_address
         key = load_private(private)
         # A private key has eight numbers. rsa reads five of them, and computes the other three. So
-        # for a damaged key, n is not p * q, or `save_pkcs1` returns another string.
+        # for a damaged key, `save_pkcs1` returns another string, or n or the address is wrong.
         if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
             if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
                 return private

@@ -94,7 +94,7 @@ class BlockChain:
         # A Counter returns 0 for an account that it does not know.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         self.outgoing: collections.Counter[str] = collections.Counter()
-        # A transaction in this set is in pending_transactions, too, or it was mined.
+        # A transaction of this set that is not in pending_transactions was mined.
         self.accepted_transactions: set[Transaction] = set()
         self.chain_work = 0  # how many hashes it takes, on average, to mine this chain
         self.lock = threading.Lock()
@@ -244,6 +244,12 @@ class BlockChain:
         # some terminals go to the next row when a row is full.
         say(line[: (shutil.get_terminal_size().columns or 80) - 1], changing=True)
 
+    def add_pending_transaction(self, transaction: Transaction) -> None:
+        """Make an accepted transaction pending. The caller must hold the lock."""
+        self.pending_transactions.append(transaction)
+        self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
+        self.accepted_transactions.add(transaction)
+
     def append_block(self, block: Block) -> None:
         """Append a block to the chain, and update the data that is computed from the chain.
 
@@ -265,12 +271,6 @@ class BlockChain:
             for transaction in pending:
                 if transaction not in mined:
                     self.add_pending_transaction(transaction)
-
-    def add_pending_transaction(self, transaction: Transaction) -> None:
-        """Make an accepted transaction pending. The caller must hold the lock."""
-        self.pending_transactions.append(transaction)
-        self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
-        self.accepted_transactions.add(transaction)
 
     # ---- Day 04: difficulty, balances, verification. The hashes prove that nothing was changed.
 
@@ -376,8 +376,8 @@ class BlockChain:
     def get_public_from_address(address: str) -> rsa.PublicKey:
         """Return the public key in an address. Raises Refused if the address is not valid.
 
-        A sender can choose any key. A key is two numbers, n and e. If both have 60,000 bits, one
-        signature check takes minutes. So both have limits. The base64 decoder ignores unknown
+        A sender can choose any key. A key is two numbers, n and e. If both have 30,000 bits, one
+        signature check takes a minute. So both have limits. The base64 decoder ignores unknown
         characters. Therefore, different strings can give the same key, and each would be another
         account. Only the string that `get_address_from_public` returns is valid.
         """
@@ -395,8 +395,8 @@ class BlockChain:
         `isinstance` accepts too much: True is an int, too, and a subclass of int can define its own
         comparisons. NaN is not an int. A comparison alone would accept it: `NaN <= 0` is false.
         """
-        # An object of another class is never equal to a Transaction. So add_transaction would not
-        # find it in accepted_transactions, and could accept it twice.
+        # An object of another class can have the same fields, but not be equal. So add_transaction
+        # would not find it in accepted_transactions, and could accept it twice.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
@@ -523,7 +523,7 @@ class BlockChain:
                     answer = self.respond(RequestReader(request_bytes).load())
                 except Refused as refused:
                     refusal = str(refused)
-                # The memory of the request is free again here, even if the next lines must wait: no
+                # Python can free the memory of the request here, even if the next lines must wait: no
                 # variable holds it, and `refused`, whose traceback held it, is deleted.
                 if refusal:
                     say(f"{beginning!r} cannot be parsed: {refusal}")
@@ -607,7 +607,7 @@ class RequestReader(pickle._Unpickler):
         SETITEM                       {'request': 'hello'}
         STOP                          the program ends, and the top of the stack is its result
 
-    Other pickle instructions can name any function, and `pickle.loads` calls this function. It is
+    Other pickle instructions call a function that the pickle names, and `pickle.loads` obeys. It is
     not safe to check a pickle with one reader, and then to load it with another one. Both read the
     same bytes, but an attacker can write bytes that they understand differently. So this reader
     does not have these pickle instructions. `pickle._Unpickler` is Python's own reader, written in
@@ -622,7 +622,7 @@ class RequestReader(pickle._Unpickler):
         + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINBYTES + pickle.SHORT_BINBYTES
         + pickle.BININT + pickle.BININT1 + pickle.BININT2 + pickle.LONG1 + pickle.LONG4
         + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
-        # These make a Transaction: first its class, then an object. BUILD, below, adds the fields.
+        # These make a Transaction: first its class, then an object. BUILD, below, keeps its fields.
         + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
     }  # fmt: skip
 
@@ -632,7 +632,7 @@ class RequestReader(pickle._Unpickler):
             return super().load()
         except Refused:
             raise
-        except Exception:  # a pickle instruction that is not in the table, or a cut connection
+        except Exception:  # an instruction not in the table, a wrong value, or a cut connection
             raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from None
 
     def find_class(self, module: str, name: str) -> type:
