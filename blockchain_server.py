@@ -523,8 +523,8 @@ class BlockChain:
                     answer = self.respond(RequestReader(request_bytes).load())
                 except Refused as refused:
                     refusal = str(refused)
-                # Python can free the memory of the request here, even if the next lines must wait: no
-                # variable holds it, and `refused`, whose traceback held it, is deleted.
+                # Python can free the memory of the request here, even if the next lines must wait:
+                # no variable holds it, and `refused`, whose traceback held it, is deleted.
                 if refusal:
                     say(f"{beginning!r} cannot be parsed: {refusal}")
                     answer = {"message": refusal}
