@@ -244,11 +244,12 @@ class BlockChain:
         # some terminals go to the next row when a row is full.
         say(line[: (shutil.get_terminal_size().columns or 80) - 1], changing=True)
 
-    def add_pending_transaction(self, transaction: Transaction) -> None:
-        """Make an accepted transaction pending. The caller must hold the lock."""
-        self.pending_transactions.append(transaction)
-        self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
-        self.accepted_transactions.add(transaction)
+    def add_pending_transactions(self, transactions: list[Transaction]) -> None:
+        """Make accepted transactions pending. The caller must hold the lock."""
+        self.pending_transactions += transactions
+        self.accepted_transactions.update(transactions)
+        for transaction in transactions:
+            self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
 
     def append_block(self, block: Block) -> None:
         """Append a block to the chain, and update the data that is computed from the chain.
@@ -266,11 +267,10 @@ class BlockChain:
                 self.balances[block.miner] += transaction.fee
             self.accepted_transactions |= mined
             # Begin with no pending transactions. Add those again that this block did not mine.
-            pending, self.pending_transactions = self.pending_transactions, []
+            still_pending = [t for t in self.pending_transactions if t not in mined]
+            self.pending_transactions = []
             self.outgoing.clear()
-            for transaction in pending:
-                if transaction not in mined:
-                    self.add_pending_transaction(transaction)
+            self.add_pending_transactions(still_pending)
 
     # ---- Day 04: difficulty, balances, verification. The hashes prove that nothing was changed.
 
@@ -437,14 +437,14 @@ class BlockChain:
             with self.lock:
                 if transaction in self.accepted_transactions:
                     raise Refused("Accepted before! To pay the same again, change the comment.")
-                # The next line checks the coins, and add_pending_transaction adds them to
+                # The next line checks the coins, and add_pending_transactions adds them to
                 # `outgoing`. Without the lock, two threads could check the same coins first, and
                 # then both spend them.
                 if cost > self.balances[transaction.sender] - self.outgoing[transaction.sender]:
                     raise Refused("Balance not enough!")
                 if not signed:  # the article checks this after the balance
                     raise Refused("RSA Verified wrong!")
-                self.add_pending_transaction(transaction)
+                self.add_pending_transactions([transaction])
         except Refused as refusal:
             return False, str(refusal)
         return True, "Authorized successfully!"

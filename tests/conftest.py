@@ -56,7 +56,7 @@ def pend(ledger, account, *payment, **fields):
     """Make a transaction pending without the rules of Day 05. Return it."""
     transaction, _signature = account.pay(*payment, **fields)
     with ledger.lock:
-        ledger.add_pending_transaction(transaction)
+        ledger.add_pending_transactions([transaction])
     return transaction
 
 
