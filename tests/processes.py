@@ -229,9 +229,8 @@ def start_node(start, account, **options):
 def run_unread(script, port):
     """Start a script. When it has begun to print, close the pipe that it prints into."""
     reader, writer = os.pipe()
-    command = [sys.executable, ROOT / script, str(port)]
     pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes)
+    process = subprocess.Popen([sys.executable, ROOT / script, str(port)], **pipes)
     os.close(writer)
     assert select.select([reader], [], [], patience.seconds)[0]
     os.close(reader)

@@ -332,6 +332,7 @@ def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(server, ali
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04\x95", pickle.dumps(BALANCE)[:-1], b"\xff"])
 @pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_client_that_leaves_leaves_nothing_behind(server, data, reset, capsys):
     connection = server.connect()
     assert connection.ask(BALANCE) == BALANCE_ANSWER
@@ -353,7 +354,6 @@ def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
     assert "\n[*] Hash found" not in said and "\x1b" not in said
 
 
-# ---- Everything at once
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     status = pathlib.Path(f"/proc/{node.popen.pid}/status")

@@ -186,7 +186,6 @@ def test_a_number_has_digits_only():
         whole_number(1, "0")
 
 
-# ---- Mistakes
 def test_after_a_mistake_the_same_field_is_asked_again(client, node):
     """Digits may be full-width, and spaces around an answer do not matter."""
     damaged = node.miner.private[:-9] + "AAAAAAA" + node.miner.private[-2:]  # rsa warns about it
@@ -228,7 +227,6 @@ def test_bytes_that_are_not_text_do_not_end_the_session(client):
     client.wait_for(r"Address: the character '\\ufffd' is invisible or unreadable\.\nAddress: ")
 
 
-# ---- On a terminal
 @pytest.fixture
 def on_terminal(node, run):
     """The client on a terminal of its own."""
@@ -259,6 +257,7 @@ def test_a_paste_with_line_breaks_is_one_answer(on_terminal, node):
     on_terminal.paste(wrapped(private[20:], 80), then=refusal)
     on_terminal.paste(wrapped(address, 40))
     on_terminal.type("1\n0\npasted", then="'Authorized successfully!'")
+    assert "\x1b[?2004h" in on_terminal.output  # this asks the terminal to mark pastes
 
 
 @posix

@@ -46,7 +46,6 @@ def test_the_client_signs_with_sha1(alice):
     assert rsa.verify(text, signature, public_key(alice.address)) == "SHA-1"
 
 
-# ---- Transactions that are refused
 def test_a_signed_transaction_is_accepted(ledger, rich_alice):
     transaction, signature = rich_alice.pay("bob", 50, fee=0)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
@@ -166,7 +165,6 @@ def test_the_balance_is_looked_at_before_the_signature(ledger, alice):
     assert ledger.add_transaction(transaction, b"") == NOT_ENOUGH
 
 
-# ---- Coins are spent once
 def test_what_is_pending_or_mined_is_spent_and_the_rest_is_not(ledger, rich_alice):
     assert ledger.add_transaction(*rich_alice.pay("bob", 59, fee=1)) == ACCEPTED
     assert ledger.add_transaction(*rich_alice.pay("carol", 40)) == ACCEPTED
@@ -269,7 +267,6 @@ def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(led
     assert ledger.verify_blockchain()
 
 
-# ---- Threads
 @pytest.fixture
 def restless_threads():
     """Let threads take turns in the middle of the methods, at random steps."""

@@ -4,7 +4,6 @@ import contextlib
 import os
 import random
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -188,7 +187,6 @@ def test_the_client_works_with_the_published_node(run, alice):
     node.wait_for(rf"\[{fields}, \('sender', '{sender}'\)\] 64\n")
 
 
-# ---- Threads
 def test_each_connection_has_a_thread_until_its_client_leaves(server):
     """The thread gets its turn before the 5 milliseconds that Python lets it wait by default."""
     assert sys.getswitchinterval() < 0.0001
@@ -229,7 +227,6 @@ def test_a_lack_of_room_or_a_client_that_has_gone_ends_no_listener(ledger, monke
     assert pauses == [1, 1, 1]
 
 
-# ---- The command line
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("ports", [[], ["abc"], ["1e3"], [""], ["1", "2"]])
 def test_what_is_no_port_is_refused(run, script, ports):
@@ -274,7 +271,6 @@ def test_a_mistake_in_a_request_shows_its_place_and_ends_one_connection(run):
     assert node.connect().ask({"request": "hello"}) == {"message": "Unknown command."}
 
 
-# ---- The end of the node
 @posix
 def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
     connections = [node.connect() for _ in range(5)]
@@ -334,16 +330,25 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word():
 @posix
 def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck():
     """As in `python blockchain_server.py 1111 | less`, when the pipe is full."""
-    reader, writer = os.pipe()
-    node = subprocess.Popen([sys.executable, ROOT / "blockchain_server.py", "0"], stdout=writer)
-    while select.select([], [writer], [], 0)[1]:  # there is still room in the pipe
-        os.write(writer, b"x" * 512)
-    for _ in range(100):
-        node.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            node.wait(0.1)
-            break
-    node.kill()
+    (reader, writer), port = os.pipe(), free_port()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"x" * 65536):  # until the pipe is full to the last byte
+            pass
+    os.set_blocking(writer, True)
+    command = [sys.executable, ROOT / "blockchain_server.py", str(port)]
+    node = subprocess.Popen(command, stdout=writer)
+
+    def connect():  # when its port is open, the node knows what Ctrl-C means, and wants to print
+        with contextlib.suppress(ConnectionError):
+            return Connection(port)
+
+    with patience.wait(threading.Event(), connect):
+        for _ in range(20):
+            node.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                node.wait(0.1)
+        node.kill()
     assert node.wait() == -signal.SIGINT
     os.close(reader)
     os.close(writer)
