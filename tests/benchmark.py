@@ -1,8 +1,8 @@
-"""How fast the node is, beside the floor and the tutorial's way: `python tests/benchmark.py`.
+"""How fast the node is: `python tests/benchmark.py`. It takes about twenty seconds.
 
-The floor is what the same thing costs at the least, in the same run; the tutorial's way is
-written anew here, in a few lines each. All sides take turns, and the table shows the medians
-of the rounds, so a machine that slows down slows them all. It takes about twenty seconds.
+Each row compares the node with the floor and with the tutorial's way. The floor is the least that
+the same thing can cost. All sides take turns in the same run, and a row shows the medians of their
+times. So a machine that becomes slower makes all sides slower.
 """
 
 import contextlib

@@ -176,7 +176,7 @@ def test_blocks_that_were_removed_are_found(honest, blocks):
     assert not honest.verify_blockchain()
 
 
-def hash_anew(ledger, height, find_nonce=lambda block: block.nonce):
+def hash_again(ledger, height, find_nonce=lambda block: block.nonce):
     """Compute the links and hashes again from this height on."""
     previous_hash = ledger.chain[height].previous_hash
     for block in ledger.chain[height:]:
@@ -190,7 +190,7 @@ def test_a_chain_hashed_again_without_the_work_is_found(honest, height, capsys):
     honest.difficulty = 5
     mine(honest)  # one that no accident gives
     honest.chain[height].miner = "mallory"
-    hash_anew(honest, height)
+    hash_again(honest, height)
     assert faulty_block(honest, capsys)[1] == "its hash does not show the work!\n"
 
 
@@ -198,7 +198,7 @@ def test_another_beginning_or_order_is_found(honest, capsys):
     honest.chain[5], honest.chain[6] = honest.chain[6], honest.chain[5]
     assert faulty_block(honest, capsys) == (5, "it does not follow the block before it!\n")
     honest.chain[0].previous_hash = "Goodbye World!"
-    hash_anew(honest, 0)
+    hash_again(honest, 0)
     assert faulty_block(honest, capsys) == (0, "it does not follow the block before it!\n")
 
 
@@ -206,7 +206,7 @@ def test_another_beginning_or_order_is_found(honest, capsys):
 def test_a_difficulty_that_is_not_valid_is_found_in_a_chain_hashed_again(honest, difficulty):
     for block in honest.chain:
         block.difficulty = difficulty
-    hash_anew(honest, 0)
+    hash_again(honest, 0)
     assert honest.verify_blockchain() is False
 
 
@@ -215,14 +215,14 @@ def test_a_chain_mined_again_with_less_work_is_found(honest, difficulty, capsys)
     honest.chain[11].miner = "mallory"
     for block in honest.chain[11:]:
         block.difficulty = difficulty
-    hash_anew(honest, 11, honest.find_nonce if difficulty else lambda block: 0)
+    hash_again(honest, 11, honest.find_nonce if difficulty else lambda block: 0)
     assert not honest.verify_blockchain() and "less work" in capsys.readouterr().out
 
 
 def test_a_forged_block_behind_an_honest_chain_is_found(honest, capsys):
     forged = Block(honest.chain[-1].hash, 1, "mallory", 10)
     honest.chain.append(forged)  # not with append_block
-    hash_anew(honest, len(honest.chain) - 1, honest.find_nonce)
+    hash_again(honest, len(honest.chain) - 1, honest.find_nonce)
     assert not honest.verify_blockchain() and "more work" in capsys.readouterr().out
 
 

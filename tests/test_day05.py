@@ -254,7 +254,7 @@ def test_a_block_of_another_node_mines_what_is_pending_here_and_nothing_more(led
     waits, settled = rich_alice.pay("bob", 30), rich_alice.pay("carol", 20)
     elsewhere, others = rich_alice.pay("dave", 50), taken_over(ledger)
     assert [others.add_transaction(*payment)[0] for payment in (elsewhere, settled)] == [True] * 2
-    mine(others, "stranger")
+    mine(others, "another miner")
     assert [ledger.add_transaction(*payment)[0] for payment in (waits, settled)] == [True] * 2
     ledger.append_block(others.chain[-1])
     assert ledger.pending_transactions == [waits[0]]
