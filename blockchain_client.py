@@ -1,26 +1,27 @@
-"""The menu client of Day 06: it makes keys, asks a node for balances, and signs transactions.
+"""The menu client of Day 06: it makes keys, asks a node for balances, and sends it transactions.
 
     python blockchain_client.py 1111
 
-The number is the port of a running `blockchain_server.py`. The client signs with private keys. It
-never sends a private key, only signatures. The file has this order:
+The number is the port of a running node (`blockchain_server.py`). Transactions are signed here, so
+that private keys stay here: in Bitcoin, such a program is a *wallet*. The file has this order:
 
-    Day 05  generate_address ... load_private   keys and signatures
-    Day 06  send_request, handle_receive        requests and answers
-    Day 06  ask ... whole_number                what a person types
-    Day 06  run_command, main                   the menu
+    Day 05  generate_address ... load_key  keys and signatures
+    Day 06  Node ... handle_receive        requests and answers
+    Day 06  ask ... whole_number           what a person types
+    Day 06  run_command ... main           the menu
 
-`Transaction`, `transaction_to_string` and the functions that make keys are in both scripts. So
-neither script imports the other, and you can read each one alone.
+What both scripts need stands in both, so that each can be read, run and copied alone.
 """
 
 import argparse
+import ast
+import base64
 import contextlib
 import dataclasses
-import functools
 import locale
 import os
 import pickle
+import queue
 import re
 import signal
 import socket
@@ -30,310 +31,355 @@ import time
 import unicodedata
 import warnings
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 try:
     import rsa
-except ModuleNotFoundError:
-    sys.exit("The package rsa is missing. README.md explains how to install it.")
+except ModuleNotFoundError as error:  # in a shell, an exception; for the script, one line
+    hint = "The package rsa is missing. README.md explains how to install it."
+    raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
+
+ANSWER_SECONDS = 5  # how long the client waits for an answer
+MAX_REQUEST_BYTES = 16_384  # the node refuses longer ones
 
 
-# ---- Day 05: keys. An address is a public key, and its private key can sign.
+# ---- Day 05: keys and signatures ------------------------------------------------------------
+#
+#     key pair   a private key signs, and its public key checks the signature
+#     address    here the public key itself
+#     signature  shows that the owner of the private key agreed to exactly this text
+#     PEM        a text format for keys: base64 (A-Z a-z 0-9 + / =) between two marker lines
 
 
 def generate_address() -> tuple[str, str]:
-    """Make a pair of keys. Return the address, which is the public key, and the private key.
-
-    Both are one line of base64 (Day 05).
-    """
+    """Make a key pair. Return the address and the private key, as base64 on one line (Day 05)."""
     public, private = rsa.newkeys(512)
     return get_address_from_public(public.save_pkcs1()), extract_from_private(private.save_pkcs1())
 
 
 def get_address_from_public(public: bytes) -> str:
-    """Return a public key as one line (Day 05).
-
-    PEM is a text format for keys. The first and the last line of the PEM are left out.
-    """
+    """Return the PEM of a public key without its marker lines and line breaks (Day 05)."""
     return "".join(public.decode("ascii").splitlines()[1:-1])
 
 
 def extract_from_private(private: bytes) -> str:
-    """Return a private key as one line, in the same way (Day 05)."""
+    """Return the PEM of a private key without its marker lines and line breaks (Day 05)."""
     return "".join(private.decode("ascii").splitlines()[1:-1])
-
-
-# ---- Day 05: transactions. The client makes one, and signs its string.
 
 
 @dataclasses.dataclass(frozen=True)
 class Transaction:
-    """Coins that one account sends to another (Day 02). A transaction cannot be changed.
+    """Coins that one account sends to another (Day 02). Immutable, because it gets signed.
 
-    A pickle of it has the name of the class, `__main__.Transaction`, and the fields. It does not
-    have the code of the class.
+    Its pickle names the class, `__main__.Transaction`, and holds the fields, but no code.
     """
 
-    sender: str  # an address: the public key that checks the signature
-    receiver: str  # an address, or any other string
+    sender: str  # an address: the public key that the signature is checked against
+    receiver: str  # an address, or any other text
     amounts: int  # coins for the receiver
-    fee: int  # coins for the miner of the block, in addition to the amounts
+    fee: int  # coins for the miner, on top of the amounts
     message: str  # a comment by the sender
 
 
 def initialize_transaction(
     sender: str, receiver: str, amount: int, fee: int, message: str
 ) -> Transaction:
-    """Return a new transaction. The node checks whether there are enough coins (Day 06)."""
+    """Return a new transaction (Day 06). Whether there are enough coins, only the node knows."""
     return Transaction(sender, receiver, amount, fee, message)
 
 
 def transaction_to_string(transaction: Transaction) -> str:
-    """Return a transaction as a string. The sender signs this string (Day 03).
+    """Return the text of a transaction that is signed (Day 03).
 
-    The node has the same function. If one character differs, no signature is valid.
+    The node has the same function: if one character differed, no signature would be valid.
     """
     return str(vars(transaction))
 
 
 def sign_transaction(transaction: Transaction, private: str) -> bytes:
-    """Sign a transaction with SHA-1. Return the signature (Day 05).
+    """Return the signature of a transaction, made with SHA-1 (Day 05).
 
-    `private` is a private key in the form that `extract_from_private` returns.
+    `private` is a private key as `extract_from_private` returns it. Raises ValueError if it is not.
     """
     data = transaction_to_string(transaction).encode("utf-8")
-    return bytes(rsa.sign(data, load_private(private), "SHA-1"))
+    return bytes(rsa.sign(data, load_key(rsa.PrivateKey, private), "SHA-1"))
 
 
-def load_private(private: str) -> rsa.PrivateKey:
-    """Turn the string of a private key into a key. A damaged one raises errors of many kinds."""
-    pem = f"-----BEGIN RSA PRIVATE KEY-----\n{private}\n-----END RSA PRIVATE KEY-----\n"
-    return rsa.PrivateKey.load_pkcs1(pem.encode("utf-8"))
+def load_key(kind: Any, line: str) -> Any:
+    """Return the key in a line of base64; `kind` is rsa.PublicKey or rsa.PrivateKey.
 
-
-# ---- Day 06: the node. A request is sent as a pickle. An answer is a dict as a string.
-
-ANSWER_SECONDS = 5  # how long the client waits for an answer
-
-
-def send_request(client: socket.socket, answered: threading.Event, message: dict[str, Any]) -> None:
-    """Send a request, and wait until `handle_receive` has shown an answer (Day 06)."""
-    answered.clear()
-    with contextlib.suppress(OSError):  # the node has ended: handle_receive notices this, too
-        client.sendall(pickle.dumps(message))
-    # On Windows, Ctrl-C cannot stop a wait. So this waits many times, for 0.1 seconds each.
-    for _ in range(ANSWER_SECONDS * 10):
-        if answered.wait(0.1):
-            return
-    print("No answer from the node.")
-    if message["request"] == "transaction":
-        print("The node may have accepted it. Sending it again with the same comment is safe.")
-
-
-def handle_receive(client: socket.socket, answered: threading.Event) -> NoReturn:
-    """Show the answers of the node. When the node ends, end the client, too (Day 06).
-
-    This function runs in a second thread.
+    Raises ValueError if there is none.
     """
     try:
-        with client, contextlib.suppress(ConnectionAbortedError, ConnectionResetError):
-            while response := client.recv(65536):
-                answer = response.decode("utf8", "backslashreplace")
-                # Control characters are shown in a form like \x1b. So they cannot control the
-                # terminal. `ascii` puts quotes around this form, and [1:-1] removes them.
-                shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
-                print(f"[*] Message from node: {shown}")
-                if answer.startswith("{'result': True,"):
-                    print("The transaction counts as soon as a block with it is mined.")
-                answered.set()
+        return kind.load_pkcs1(base64.b64decode(line), "DER")  # DER is what PEM writes as base64
+    except Exception as error:  # rsa, base64 and pyasn1 raise many kinds
+        raise ValueError("this is not a valid key.") from error
+
+
+# ---- Day 06: requests and answers -----------------------------------------------------------
+#
+#     request  what a client sends: one pickle, which is Python's format for objects
+#     answer   `str` of a dict, in UTF-8; without a number, but in the order of the requests
+#     socket   one end of a TCP connection, which carries bytes but marks no end of a message
+
+
+class Node:
+    """The connection to a node: its socket, the answers that came, and how many are owed."""
+
+    def __init__(self, port: int) -> None:
+        """Connect. Raises OSError, or OverflowError for a number that is no port."""
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.connect(("127.0.0.1", port))
+        self.answers: queue.Queue[str] = queue.Queue(100)  # to be shown; "" comes last
+        self.owed = 0  # requests that were sent, less answers that were shown
+        self.asking = threading.Lock()  # held from a request until its answer is shown
+
+
+def send_request(node: Node, message: dict[str, Any]) -> None:
+    """Send a request, and show its answer (Day 06). Raises BackToMenu if it is too long.
+
+    Answers come in the order of the requests. So the own one is the last that is owed, and those
+    before it belong to requests that were given up.
+    """
+    data = pickle.dumps(message)
+    if len(data) > MAX_REQUEST_BYTES:
+        raise BackToMenu(f"Nothing was sent. A request may have {MAX_REQUEST_BYTES} bytes at most.")
+    # OSError: the node has gone. handle_receive notices that, too.
+    with node.asking, contextlib.suppress(OSError, queue.Empty):
+        node.socket.sendall(data)
+        node.owed += 1
+        while node.owed and (answer := node.answers.get(timeout=ANSWER_SECONDS)):
+            show_answer(node, answer, late=node.owed > 1)
+    if node.owed:
+        print("No answer from the node.")
+        if message["request"] == "transaction":
+            print("It may have been accepted. Sent again with all fields the same, it counts once.")
+
+
+def show_answer(node: Node, answer: str, *, late: bool) -> None:
+    r"""Show an answer, so that it can neither steer the terminal nor pass for this program's words.
+
+    Control characters are shown like \x1b. On a terminal, all rows are indented below the first.
+    """
+    node.owed -= 1
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
+    with contextlib.suppress(OSError):  # the output is no terminal
+        # Some terminals report 0 columns. A Chinese character takes two of them.
+        columns = (os.get_terminal_size(1).columns or 80) // (1 if text.isascii() else 2)
+        text = ("\n" + " " * 23).join(re.findall(f".{{1,{max(columns - 24, 10)}}}", text))
+    print("A late answer, to an earlier request:\n" * late + f"[*] Message from node: {text}")
+    if not late and answer.startswith("{'result': True,"):
+        print("The transaction counts as soon as a block with it is mined.")
+
+
+def handle_receive(node: Node) -> NoReturn:
+    """Cut what the node sends into answers. When the node has gone, end the client, too (Day 06).
+
+    Runs in a thread of its own. It leaves showing the answers to the main thread, which knows when
+    there is no prompt on the screen.
+    """
+    received = b""
+    with node.socket, contextlib.suppress(OSError):  # the connection was reset
+        # The longest honest answer repeats a request, with each byte as \x00.
+        while len(received) <= 4 * MAX_REQUEST_BYTES and (data := node.socket.recv(65536)):
+            # An answer is `str` of a dict. It is whole when it is a Python literal, at the end of
+            # the data or where the next one begins.
+            for piece in re.split(rb"(?<=})(?={)", data):
+                received += piece
+                with contextlib.suppress(Exception):  # literal_eval raises many kinds
+                    ast.literal_eval(received.decode("utf8"))
+                    node.answers.put(received.decode("utf8"))
+                    received = b""
+    # What is left is no answer, or only a part of one. If nothing is left, this is "".
+    node.answers.put(received[:1000].decode("utf8", "backslashreplace"))
+    with node.asking, contextlib.suppress(BrokenPipeError):
         print("\nThe connection to the node has ended.", file=sys.stderr)
-    except BrokenPipeError:  # nobody reads the output any more
-        os._exit(1)
-    # End the client. The main thread waits in input(). SIGINT stops input(), as Ctrl-C does, and
-    # input() restores the settings of the terminal. (On Windows, SIGINT ends the process.) SIGINT
-    # is lost if it comes just before input() begins. So this loop sends it every second.
+    # The main thread waits in input(). SIGINT interrupts that as Ctrl-C does, and readline restores
+    # the terminal. (On Windows, it ends the process.) One that comes just before input() begins to
+    # wait is lost, so it is sent again.
     while True:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
 
 
-# ---- Day 06: what a person types. After a mistake, the client asks for the same field again.
-
-T = TypeVar("T")
+# ---- Day 06: what a person types ------------------------------------------------------------
+#
+# A mistake is named, and the same field is asked for again. What could be used as a private key is
+# taken at Private_key and nowhere else.
 
 
 class BackToMenu(Exception):
-    """Raised when a person types an empty line in a field that must not be empty."""
+    """Raised when a command ends without sending anything. Its text says so."""
 
 
-def ask(field: str, check: Callable[[str], T], optional: bool = False) -> T:
-    """Ask for a field until `check` accepts the answer. Return the result of `check`.
+def ask(field: str, check: Callable[[str], Any], *, optional: bool = False) -> Any:
+    """Ask for a field until `check` accepts what was typed. Return what `check` returns.
 
-    If the answer is wrong, `check` raises ValueError with a sentence for the person. An empty line
-    raises BackToMenu, unless the field is `optional`.
+    `check` raises ValueError with a sentence for the person. An empty line raises BackToMenu,
+    unless the field is `optional`. So does a mistake, if the next line is not meant for the same
+    field: in a pipe it belongs to the next one, and at an optional field, which takes any text, it
+    may be the next row of a key.
     """
     while True:
         typed = input(f"{field}: ").strip()
-        if not typed and not optional:
-            print("Back to the menu. Nothing was sent.")
-            raise BackToMenu
         try:
-            return check(typed)
+            if typed or optional:
+                return check(typed)
         except ValueError as mistake:
             print(f"{field}: {mistake}")
+        if not typed or optional or not sys.stdin.isatty():
+            raise BackToMenu("Nothing was sent.")
 
 
 def bare_key(typed: str) -> str:
-    """Return a copied key without its label (for example "Address:"), line breaks and spaces."""
-    return "".join(typed.rpartition(":")[2].split())
+    """Return what is base64 in a copied key: no label, quotes, spaces or line breaks."""
+    return re.sub("[^A-Za-z0-9+/=]", "", typed.rpartition(":")[2])
 
 
 def whole_address(typed: str) -> str:
-    """Return the address. Raises ValueError if it is not complete, or not valid for the node."""
+    """Return an address. Raises ValueError if it is no whole key of 512 to 4,096 bits."""
     address = bare_key(typed)
-    pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
-    with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
-        key = rsa.PublicKey.load_pkcs1(pem.encode("ascii"))
-        valid_address = get_address_from_public(key.save_pkcs1())
-        if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and address == valid_address:
+    with contextlib.suppress(ValueError):
+        key = load_key(rsa.PublicKey, address)
+        if address == get_address_from_public(key.save_pkcs1()) and 2**511 <= key.n < 2**4096:
             return address
     raise ValueError("this is not a valid address. (Enter a private key at Private_key only.)")
 
 
 def private_key_of(address: str, typed: str) -> str:
-    """Return the private key of `address`. Raises ValueError if it is damaged or does not fit."""
+    """Return the private key of an address. Raises ValueError if it is damaged, or another's."""
     private = bare_key(typed)
-    mistake = "this is not a valid private key."
-    with contextlib.suppress(Exception):  # as in whole_address
-        key = load_private(private)
-        # A private key has eight numbers. rsa reads five of them, and computes the other three. So
-        # for a damaged key, `save_pkcs1` returns another string, or n or the address is wrong.
-        if key.n == key.p * key.q and extract_from_private(key.save_pkcs1()) == private:
-            if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) == address:
-                return private
-            mistake = "this key belongs to another address."
-    raise ValueError(f"{mistake} Press Enter for the menu.")
+    key = load_key(rsa.PrivateKey, private)
+    # rsa takes five of a key's eight numbers, computes the other three, and only warns if the text
+    # has different ones. But then the key has another text when it is saved.
+    if key.n != key.p * key.q or extract_from_private(key.save_pkcs1()) != private:
+        raise ValueError("this is not a valid key.")
+    if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) != address:
+        raise ValueError("this key belongs to another address. An empty line leads to the menu.")
+    return private
 
 
 def address_or_text(typed: str) -> str:
     """Return an address, or any other text. Raises ValueError if it is probably a mistake.
 
-    A text that looks like a key, or ends with "=", may be a part of an address. Most characters
-    that are not visible are refused: with them, two receivers look the same. A byte that Python
-    cannot read becomes U+FFFD. Then many different receivers would become the same receiver.
+    Part of an address would be an account that nobody has the key of. So would a name with an
+    invisible character, or with U+FFFD, which stands for a byte that could not be read.
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
     no_key(typed)  # raises ValueError, too
     if typed.endswith("="):
         raise ValueError("this looks like a part of an address. Enter the complete address.")
-    for character in typed:
-        if not character.isprintable() or character == "\ufffd":
-            raise ValueError(f"the character {character!a} is invisible or unreadable.")
+    if not typed.isprintable() or "\ufffd" in typed:
+        raise ValueError(f"{typed!r} has an invisible or unreadable character.")
     return typed
 
 
 def no_key(typed: str) -> str:
-    """Return the text. Raises ValueError if it contains a key, or a part of a key.
+    """Return the text. Raises ValueError if it is a private key, or looks like part of any key.
 
-    Keys are base64. 24 characters of a key nearly always contain upper case, lower case and digits.
-    Normal text rarely has such a part: long words, hashes and most paths do not have all three.
+    The first is certain, because whatever Private_key would take can be loaded. The second is a
+    guess: 24 letters of base64 in a row, with upper case, lower case and digits among them. Long
+    links and paths can look like that, and are refused as well.
     """
-    for part in re.findall("[A-Za-z0-9+/]{24,}", typed):
+    parts = re.findall("[A-Za-z0-9+/]{24,}", typed)
+    with contextlib.suppress(ValueError):
+        load_key(rsa.PrivateKey, bare_key(typed))
+        parts.append(bare_key(typed))
+    for part in parts:
         if re.search("[A-Z]", part) and re.search("[a-z]", part) and re.search("[0-9]", part):
             raise ValueError("this looks like a key, or a part of a key. It is not sent.")
     return typed
 
 
 def whole_number(least: int, typed: str) -> int:
-    """Return a whole number. Raises ValueError if it is not one, or is below `least`."""
-    # \d is a digit of any language, also a full-width one. Python refuses more than 4,300 digits.
+    """Return a whole number. Raises ValueError if it is none, or below `least`."""
+    # \d is a digit of any script, also a full-width one. `int` refuses more than 4,300 of them.
     if re.fullmatch(r"\d{1,4000}", typed) and int(typed) >= least:
         return int(typed)
     raise ValueError(f"this must be a whole number, {least} or more.")
 
 
-# ---- Day 06: the menu.
+# ---- Day 06: the menu -----------------------------------------------------------------------
 
 
-def run_command(client: socket.socket, answered: threading.Event) -> None:
-    """Show the menu, and run the command that is typed. Raises BackToMenu, as `ask` does."""
+def run_command(node: Node) -> None:
+    """Show the menu, and run the command that is typed. Raises BackToMenu."""
+    with contextlib.suppress(queue.Empty):
+        while answer := node.answers.get_nowait():  # one that came after send_request gave up
+            show_answer(node, answer, late=True)
     command_dict = {"1": "generate_address", "2": "get_balance", "3": "transaction"}
-    print("Command list:")
-    for number, name in command_dict.items():
-        print(f"{number}. {name}")
-    # NFKC changes the full-width digits of a Chinese keyboard to normal digits.
+    print("Command list:\n1. generate_address\n2. get_balance\n3. transaction")
+    # NFKC turns the full-width digits of a Chinese keyboard into plain ones.
     command = command_dict.get(unicodedata.normalize("NFKC", ask("Command", str, optional=True)))
-    message: dict[str, Any] = {"request": command}
     if command == "generate_address":
-        address, private_key = generate_address()
-        print(f"Address: {address}")
-        print(f"Private key: {private_key}")
+        print("Address: {}\nPrivate key: {}".format(*generate_address()))
     elif command == "get_balance":
-        message["address"] = ask("Address", address_or_text)
-        send_request(client, answered, message)
+        send_request(node, {"request": command, "address": ask("Address", address_or_text)})
     elif command == "transaction":
         address = ask("Address", whole_address)
-        private_key = ask("Private_key", functools.partial(private_key_of, address))
+        private_key = ask("Private_key", lambda typed: private_key_of(address, typed))
         receiver = ask("Receiver", address_or_text)
-        amount = ask("Amount", functools.partial(whole_number, 1))
-        fee = ask("Fee", functools.partial(whole_number, 0))
+        amount = ask("Amount", lambda typed: whole_number(1, typed))
+        fee = ask("Fee", lambda typed: whole_number(0, typed))
         comment = ask("Comment", no_key, optional=True)
-        message["data"] = initialize_transaction(address, receiver, amount, fee, comment)
-        message["signature"] = sign_transaction(message["data"], private_key)
-        send_request(client, answered, message)
+        transaction = initialize_transaction(address, receiver, amount, fee, comment)
+        signature = sign_transaction(transaction, private_key)
+        send_request(node, {"request": command, "data": transaction, "signature": signature})
     else:
-        print(f"Unknown command.\nType 1 to {len(command_dict)}; Ctrl-C ends the client.")
+        raise BackToMenu("Unknown command.\nType 1, 2 or 3; Ctrl-C ends the client.")
+
+
+def run_menu(node: Node) -> None:
+    """Run one command after the other. Returns after a line of a pipe that was refused."""
+    print("An empty line leads back to the menu (not at Comment). Ctrl-C ends the client.")
+    while True:
+        try:
+            run_command(node)
+        except BackToMenu as reason:
+            print(reason)
+            if not sys.stdin.isatty():
+                return
 
 
 def prepare_terminal() -> None:
-    """Prepare the terminal: arrow keys, pastes of several lines, any character, and Ctrl-C."""
-    # The program must not stop if it cannot read a byte or show a character.
+    """Set up what `input` and `print` do with odd bytes, Chinese, pastes, and the arrow keys."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    # If a shell starts a program in the background, the program ignores SIGINT at first.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    warnings.simplefilter("ignore")  # rsa warns about damaged keys, and private_key_of refuses them
-    # Python uses the locale C if LC_ALL is C, or if LC_ALL is a locale that is not installed. With
-    # the locale C, readline loses Chinese characters. readline takes its locale from LC_ALL.
+    # In the C locale, readline drops Chinese. It takes its locale from LC_ALL when it is imported.
     if locale.setlocale(locale.LC_CTYPE) == "C":
         os.environ["LC_ALL"] = "C.UTF-8"
-    with contextlib.suppress(ImportError):  # Windows has no readline. It edits lines itself.
+    with contextlib.suppress(ImportError):  # Windows has no readline, and edits lines by itself
         import readline  # with it, input() knows the arrow keys
 
-        readline.set_auto_history(False)  # the Up key must not show a private key again
-        # A paste with line breaks, for example of a long key, becomes one answer.
-        readline.parse_and_bind("set enable-bracketed-paste on")
+        readline.set_auto_history(False)  # Up must not bring a private key back
+        readline.parse_and_bind("set enable-bracketed-paste on")  # many lines are one answer
 
 
 def main() -> None:
-    """Show the menu until the input or the node ends."""
+    """Connect to a node, and run the menu."""
     parser = argparse.ArgumentParser(description="A menu for a blockchain node on 127.0.0.1.")
     parser.add_argument("port", type=int, help="the port of the node, for example 1111")
     port = parser.parse_args().port
     prepare_terminal()
-    client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    warnings.simplefilter("ignore")  # rsa warns of damaged keys, which private_key_of refuses
+    # A shell script starts its background processes with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        client.connect(("127.0.0.1", port))
+        node = Node(port)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", error)).rstrip(".")
         sys.exit(f"blockchain_client.py: no node on port {port}: {reason}. Start the node.")
-    answered = threading.Event()
-    status = 1
-    with contextlib.suppress(BrokenPipeError):  # nobody reads the output any more
-        try:
-            print("An empty line leads back to the menu (not at Comment). Ctrl-C ends the client.")
-            threading.Thread(target=handle_receive, args=(client, answered), daemon=True).start()
-            while True:
-                with contextlib.suppress(BackToMenu):
-                    run_command(client, answered)
-        except (EOFError, KeyboardInterrupt) as end:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C shows no traceback
-            print()
-            status = 0 if isinstance(end, EOFError) else 130  # 130 is usual after Ctrl-C
-    # If the node has ended, handle_receive has closed the socket, and fileno() is below 0.
-    # sys.exit is not used: it can abort Python while handle_receive prints.
-    os._exit(1 if client.fileno() < 0 else status)
+    threading.Thread(target=handle_receive, args=[node], daemon=True).start()
+    # Not sys.exit, which can abort Python while handle_receive prints.
+    try:
+        with contextlib.suppress(BrokenPipeError):  # whoever read the output has closed the pipe
+            run_menu(node)
+    except (EOFError, KeyboardInterrupt):
+        print(file=sys.stderr)
+        # To leave the menu is no failure, unless it was the node that left, and closed the socket.
+        os._exit(1 if node.socket.fileno() < 0 else 0)
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""A blockchain node in one file. Days 02 to 05 make a ledger, and Day 06 adds the network.
+"""A blockchain node in one file: Days 02 to 05 build a ledger, Day 06 puts it on the network.
 
     python blockchain_server.py 1111
 
-The node mines until Ctrl-C. Meanwhile, `blockchain_client.py` asks it for balances and sends it
-signed transactions. The file has the same order as the series of articles:
+A *node* is a program that keeps a ledger and mines; `blockchain_client.py` is a *client*, which
+asks a node for balances and sends it signed transactions. The *ledger* records how many *coins*
+each account has. A *Day* is one article of the series, and the file follows their order:
 
-    Day 02  Transaction, Block, BlockChain          the parts of a chain
+    Day 02  Transaction, Block, BlockChain          what a chain is made of
     Day 03  transaction_to_string ... append_block  hashing and mining
     Day 04  adjust_difficulty ... check_block       difficulty, balances, verification
-    Day 05  generate_address ... add_transaction    keys, signatures, rules for transactions
-    Day 06  start ... main                          threads, sockets, requests from outside
+    Day 05  generate_address ... add_transaction    keys, signatures, the rules of money
+    Day 06  start ... main                          threads, sockets, requests, the command line
 
-All parts print with the function `say`, near the end. In a Python shell, `BlockChain()` makes a
-ledger without a node. README.md lists what is simplified.
+`BlockChain()` is a ledger to try out in a Python shell. README.md lists what is simplified.
 """
 
 import argparse
@@ -24,9 +24,11 @@ import hashlib
 import io
 import os
 import pickle
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -34,84 +36,102 @@ from typing import Any, ClassVar, NoReturn
 
 try:
     import rsa
-except ModuleNotFoundError:
-    sys.exit("The package rsa is missing. README.md explains how to install it.")
+except ModuleNotFoundError as error:  # in a shell, an exception; for the script, one line
+    hint = "The package rsa is missing. README.md explains how to install it."
+    raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
+
+GENESIS_PREVIOUS_HASH = "Hello World!"  # the genesis block has no block before it
+ONE_TO_THREE_DIGITS = [b"%d" % number for number in range(1000)]  # b"0" to b"999"
+THREE_DIGITS = [b"%03d" % number for number in range(1000)]  # b"000" to b"999"
+MAX_REQUEST_BYTES = 16_384  # most transactions have about 400 bytes; long comments fit, too
 
 
-# ---- Day 02: the data. A chain is a list of blocks, and a block has a list of transactions.
+# ---- Day 02: the data -----------------------------------------------------------------------
+#
+#     transaction    coins that one account sends to another
+#     fee            what the sender adds for the miner, so that the transaction is mined sooner
+#     block          a list of transactions, together with the hash of the block before it
+#     chain          all blocks, the oldest first
+#     genesis block  the first block of a chain
+#     timestamp      Unix time: whole seconds since 1970
 
 
 @dataclasses.dataclass(frozen=True)
 class Transaction:
-    """Coins that one account sends to another (Day 02). A transaction cannot be changed."""
+    """Coins that one account sends to another (Day 02). Immutable, because it gets signed."""
 
-    sender: str  # an address: the public key that checks the signature
-    receiver: str  # an address, or any other string
+    sender: str  # an address: the public key that the signature is checked against
+    receiver: str  # an address, or any other text
     amounts: int  # coins for the receiver
-    fee: int  # coins for the miner of the block, in addition to the amounts
+    fee: int  # coins for the miner, on top of the amounts
     message: str  # a comment by the sender
 
 
 @dataclasses.dataclass
 class Block:
-    """A list of transactions (Day 02). Its hash proves that the miner did work for it."""
+    """A list of transactions, and a hash that took work to find (Day 02)."""
 
-    previous_hash: str  # the hash of the block before; it makes a chain of the blocks
-    difficulty: int  # number of zeros that the hash must begin with
-    miner: str  # the address that gets the rewards and the fees
+    previous_hash: str  # what makes a chain of the blocks
+    difficulty: int  # how many zeros the hash must begin with
+    miner: str  # the address that gets the reward and the fees
     miner_rewards: int  # coins that this block creates
     hash: str = ""  # empty until the block is mined
     nonce: int = 0  # the number that gives the hash its zeros
-    # The second in which the mining of this block began.
-    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))
+    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # mining began
     transactions: list[Transaction] = dataclasses.field(default_factory=list)
 
 
 class Refused(Exception):
-    """Raised to refuse something. Its text is shown to the person who asked."""
+    """Raised when a rule is broken. Its text goes to whoever asked."""
 
 
 class BlockChain:
-    """The ledger: the chain, and the data that belongs to it. `start()` makes a node of it.
+    """The ledger: a chain, and what follows from it. `start()` turns it into a node.
 
-    The main thread mines. A thread for each client calls `get_balance` and `add_transaction`.
-    One lock guards the data that these threads share. A thread holds the lock for a short time
-    only: it hashes blocks, checks signatures, prints and uses the network without the lock.
+    The main thread mines, and is the only writer of the chain, so it may read the chain without the
+    lock. The handlers, one thread for each client, call `get_balance` and `add_transaction` alone.
+    Whatever both sides touch is changed under `lock`. While a thread holds the lock, it does not
+    hash blocks, verify signatures, print, or use the network.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
         """Make an empty ledger. `start()` will listen on `socket_port`; 0 means any free port."""
-        self.adjust_difficulty_blocks = 10  # blocks between two adjustments of the difficulty
-        self.difficulty = 1  # number of zeros that the hash of the next block must begin with
-        self.block_time = 30  # seconds that mining one block should take
+        self.adjust_difficulty_blocks = 10  # blocks between two retargets
+        self.difficulty = 1  # how many zeros the hash of the next block must begin with
+        self.block_time = 30  # seconds that a block should take
         self.miner_rewards = 10  # coins that a block creates
-        self.block_limitation = 32  # a block holds at most this many transactions
-        self.chain: list[Block] = []  # the oldest block is first; only append_block adds blocks
-        self.pending_transactions: list[Transaction] = []  # accepted, and not yet mined
+        self.block_limitation = 32  # transactions that fit into a block
+        self.chain: list[Block] = []  # the oldest block is first; only append_block adds to it
+        self.pending_transactions: list[Transaction] = []  # accepted, but in no block of the chain
 
-        # These four are computed from the two lists above, and change together with them.
-        # `outgoing` holds the coins that each account pays with its pending transactions.
-        # A Counter returns 0 for an account that it does not know.
+        # Everything below follows from the two lists above, and changes together with them.
+        # A Counter answers 0 for an account that it has never seen.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
+        # Coins that each account pays with its pending transactions.
         self.outgoing: collections.Counter[str] = collections.Counter()
-        # A transaction of this set that is not in pending_transactions was mined.
-        self.accepted_transactions: set[Transaction] = set()
-        self.chain_work = 0  # how many hashes it takes, on average, to mine this chain
+        self.accepted_transactions: set[Transaction] = set()  # those in the chain, and the pending
+        self.chain_work = 0  # the hashes that it takes, on average, to mine this chain
         self.lock = threading.Lock()
 
         self.socket_host = "127.0.0.1"
         self.socket_port = socket_port
 
-    # ---- Day 03: hashing and mining. A hash identifies a block. Mining makes a forgery costly.
-
-    GENESIS_PREVIOUS_HASH = "Hello World!"
+    # ---- Day 03: hashing and mining -------------------------------------------------------------
+    #
+    #     hash        a fingerprint of data; here SHA-1, which gives 40 hex digits and reads its
+    #                 input in blocks of 64 bytes
+    #     nonce       a number that is hashed with the block, and free to choose
+    #     difficulty  how many zeros the hash must begin with; each costs 16 times the tries
+    #     mining      trying nonces until the hash has its zeros; a miner does this for a reward
+    #     reward      new coins for the miner of a block, besides its fees
+    #     pending     accepted, but not yet mined (Bitcoin: in the mempool)
+    #     midstate    a hash object that has read the beginning of its input, to be copied
 
     @staticmethod
     def transaction_to_string(transaction: Transaction) -> str:
-        """Return a transaction as a string (Day 03).
+        """Return the text of a transaction that its sender signs and a block hashes (Day 03).
 
-        The sender signs this string, and the hash of a block includes it. The client has the same
-        function. If one character differs, no signature is valid.
+        The client has the same function: if one character differed, no signature would be valid.
 
         >>> BlockChain.transaction_to_string(Transaction("alice", "bob", 50, 1, "Thank you"))
         "{'sender': 'alice', 'receiver': 'bob', 'amounts': 50, 'fee': 1, 'message': 'Thank you'}"
@@ -119,37 +139,34 @@ class BlockChain:
         return str(vars(transaction))
 
     def get_transactions_string(self, block: Block) -> str:
-        """Return the strings of all transactions in a block, one after the other (Day 03)."""
+        """Return the texts of all transactions in a block, one after the other (Day 03)."""
         return "".join(map(self.transaction_to_string, block.transactions))
 
     def get_block_bytes(self, block: Block) -> bytes:
-        """Return the part of a block that is hashed before the nonce, as bytes.
+        """Return what is hashed in front of the nonce: all fields of a block but hash and nonce.
 
-        It is a dict of all fields except the hash and the nonce, as a string. SHA-1 reads its input
-        in pieces of 64 bytes. So spaces fill the last piece. Then the nonce begins a new piece, and
-        each try of the miner hashes only this new piece.
+        The names of the fields and the quotes of the dict keep two blocks from having the same
+        text. Padding fills SHA-1's last block, so that a try of the miner hashes one block only:
+        the one with the nonce.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
         data = str(fields).encode("utf-8")
-        return data + b" " * (-len(data) % 64)  # as many as are missing in the last piece
+        return data + b" " * (-len(data) % 64)  # up to the next multiple of 64
 
     def get_hash(self, block: Block, nonce: int) -> str:
-        """Return the SHA-1 of the block with this nonce, as 40 hex digits (Day 03).
-
-        Each nonce gives another hash. The only way to know it is to compute it:
+        """Return the SHA-1 of a block with this nonce, as 40 hex digits (Day 03).
 
         >>> block = Block("Hello World!", 1, "alice", 10, timestamp=1571000000)
         >>> [BlockChain().get_hash(block, nonce)[:8] for nonce in (0, 1, 2)]
         ['2ca5184b', '3c52216a', '32da2b45']
         """
-        data = self.get_block_bytes(block) + repr(nonce).encode("utf-8")
-        return hashlib.sha1(data).hexdigest()
+        return hashlib.sha1(self.get_block_bytes(block) + repr(nonce).encode("utf-8")).hexdigest()
 
     def get_genesis_block(self) -> Block:
-        """Return the first block of a chain. It is not mined: its difficulty is 0 (Day 03)."""
-        # The miner of this block is lkm543, the author of the series.
-        block = Block(self.GENESIS_PREVIOUS_HASH, 0, "lkm543", self.miner_rewards)
+        """Return the first block of a chain, whose difficulty 0 takes no work (Day 03)."""
+        # lkm543 is the author of the series.
+        block = Block(GENESIS_PREVIOUS_HASH, 0, "lkm543", self.miner_rewards)
         return dataclasses.replace(block, hash=self.get_hash(block, block.nonce))
 
     def create_genesis_block(self) -> None:
@@ -158,11 +175,10 @@ class BlockChain:
         self.append_block(self.get_genesis_block())
 
     def add_transaction_to_block(self, block: Block) -> None:
-        """Copy the pending transactions with the highest fees into the block (Day 03).
+        """Copy the pending transactions with the highest fees into a block (Day 03).
 
-        They stay pending until the block is on the chain. So nothing is lost if mining is
-        interrupted. If fees are equal, the oldest transaction goes first: `sorted` keeps the
-        order of equal items, also with `reverse`.
+        They stay pending until the block is on the chain, so that nothing is lost when mining is
+        interrupted. Of equal fees, the oldest goes first, because `sorted` is stable.
         """
         with self.lock:
             best_first = sorted(self.pending_transactions, key=lambda t: t.fee, reverse=True)
@@ -171,7 +187,7 @@ class BlockChain:
     def mine_block(self, miner: str) -> None:
         """Fill a block with pending transactions, find its nonce, and append it (Day 03).
 
-        `miner` is the address that gets the coins. Raises Refused if there is no genesis block.
+        `miner` is the address that is paid. Raises Refused if there is no genesis block.
         """
         if not self.chain:
             raise Refused("The chain has no block. Call create_genesis_block() first.")
@@ -186,75 +202,62 @@ class BlockChain:
         if block.transactions:
             say(f"Transactions in block {len(self.chain) - 1}: {len(block.transactions)}")
 
-    THREE_DIGITS = tuple(b"%03d" % number for number in range(1000))  # b"000" to b"999"
-
     def find_nonce(self, block: Block) -> int:
-        """Return the lowest nonce whose hash begins with `block.difficulty` zeros.
+        """Return the lowest nonce, from 0 on, whose hash begins with `block.difficulty` zeros.
 
-        Nobody can compute the nonce from the hash. So a miner tries one nonce after the other.
-        One more zero takes sixteen times as many tries, because a hex digit has sixteen values.
-        The plain form of the search is this loop:
-
-            nonce = 0
-            while not self.get_hash(block, nonce).startswith("0" * block.difficulty):
-                nonce += 1
-
-        The code below finds the same nonce, and is almost as fast as hashlib. It hashes the bytes
-        before the nonce only once. Each try copies that hash object, and adds the nonce to it.
-        The target is the highest hash that begins with enough zeros. Bytes of equal length can be
-        compared like numbers, so a hash is good if its bytes are not above those of the target.
-        After each million nonces, `show_progress` is called if the output is a terminal.
+        Nothing tells which one it will be, so a miner tries them all. After each million tries,
+        `show_progress` is told.
         """
-        target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")  # 40 hex digits, 20 bytes
-        beginning = hashlib.sha1(self.get_block_bytes(block))
+        # What follows finds the nonce of this loop, at the speed of hashlib's bare copy, update and
+        # digest:
+        #
+        #     nonce = 0
+        #     while not self.get_hash(block, nonce).startswith("0" * block.difficulty):
+        #         nonce += 1
+        #
+        # Each try copies the midstate of everything in front of the nonce. Digests of 20 bytes
+        # compare like numbers, and the target is the highest with enough zeros.
+        # Formatting each nonce would make it a third slower, so a thousand nonces share what stands
+        # before their last three digits, and those come from a table.
+        target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
+        midstate = hashlib.sha1(self.get_block_bytes(block))
         start = time.perf_counter()
-        for nonce in range(1000):
-            attempt = beginning.copy()
-            attempt.update(b"%d" % nonce)
-            if attempt.digest() <= target:
-                return nonce
-        # Longer nonces share digits: 1000 to 1999 all begin with 1. So the shared digits are hashed
-        # once for a thousand nonces. The last three digits come from THREE_DIGITS: if each nonce
-        # was made into text, the search would be a third slower.
-        thousands = 0
+        thousands, last_digits = 0, ONE_TO_THREE_DIGITS
         while True:
-            thousands += 1
-            state = beginning.copy()
-            state.update(b"%d" % thousands)
-            for last_digits in self.THREE_DIGITS:
+            state = midstate.copy()
+            state.update(b"%d" % thousands if thousands else b"")
+            for digits in last_digits:
                 attempt = state.copy()
-                attempt.update(last_digits)
+                attempt.update(digits)
                 if attempt.digest() <= target:
-                    return thousands * 1000 + int(last_digits)
-            if thousands % 1000 == 0 and os.isatty(1):
+                    return thousands * 1000 + int(digits)
+            thousands, last_digits = thousands + 1, THREE_DIGITS
+            if thousands % 1000 == 0:
                 self.show_progress(block, thousands * 1000, time.perf_counter() - start)
 
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
-        """Show the progress of mining a block. The caller checks that there is a terminal.
+        """Show on a terminal how the mining of a block goes.
 
-        The tries that failed do not help the next one. So the average time that is left is always
-        the same, also after a long time of mining.
+        Failed tries bring the next one no nearer: the average is what is left at any moment.
         """
-        rate = tries / seconds
-        average = 16**block.difficulty / rate
-        so_far = f"Block {len(self.chain)} @ difficulty {block.difficulty}: {seconds:.0f}s"
-        packed = f"{len(block.transactions)} of {len(self.pending_transactions)} pending"
-        line = f"{so_far} (average {average:,.0f}s, {rate:,.0f} hashes/s), {packed}"
-        # Some terminals report 0 columns: then 80 is used. The last column stays empty, because
-        # some terminals go to the next row when a row is full.
-        say(line[: (shutil.get_terminal_size().columns or 80) - 1], changing=True)
+        average = 16**block.difficulty * seconds / tries
+        line = f"Block {len(self.chain)} @ difficulty {block.difficulty}: "
+        line += f"{len(self.pending_transactions)} pending, {len(block.transactions)} in this block"
+        line += f"; {seconds:.0f}s (average {average:,.0f}s, {tries / seconds:,.0f} hashes/s)"
+        say(line, changing=True)
 
     def add_pending_transactions(self, transactions: list[Transaction]) -> None:
-        """Make accepted transactions pending. The caller must hold the lock."""
+        """Make accepted transactions pending. The caller holds the lock."""
         self.pending_transactions += transactions
         self.accepted_transactions.update(transactions)
         for transaction in transactions:
             self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
 
     def append_block(self, block: Block) -> None:
-        """Append a block to the chain, and update the data that is computed from the chain.
+        """Append a block, and bring up to date what follows from the chain. Checks nothing.
 
-        Only this function adds blocks to the chain. It does not check them.
+        Blocks come onto the chain through here and nowhere else, whoever mined them: their
+        transactions may have been pending here, or not.
         """
         mined = set(block.transactions)
         with self.lock:
@@ -266,69 +269,70 @@ class BlockChain:
                 self.balances[transaction.receiver] += transaction.amounts
                 self.balances[block.miner] += transaction.fee
             self.accepted_transactions |= mined
-            # Begin with no pending transactions. Add those again that this block did not mine.
+            # What this block did not mine becomes pending anew, and `outgoing` with it.
             still_pending = [t for t in self.pending_transactions if t not in mined]
-            self.pending_transactions = []
-            self.outgoing.clear()
+            self.pending_transactions, self.outgoing = [], collections.Counter()
             self.add_pending_transactions(still_pending)
 
-    # ---- Day 04: difficulty, balances, verification. The hashes prove that nothing was changed.
+    # ---- Day 04: difficulty, balances, verification ---------------------------------------------
+    #
+    #     balance       the coins of an account, after the newest block
+    #     retarget      fitting the difficulty, so that blocks go on taking `block_time` seconds
+    #     work          the hashes that a block or a chain stands for: 16 ** difficulty for a block
+    #     verification  recomputing all hashes, links and work; it sees no signatures and no coins
 
     def adjust_difficulty(self) -> int:
-        """After every tenth mined block, change the difficulty if blocks were too fast or too slow.
+        """Retarget after every tenth mined block. Return the difficulty of the next one (Day 04).
 
-        Returns the difficulty of the next block (Day 04). One more zero means sixteen times the
-        work. So a zero is added only if 16 times the average is within `block_time`, here 30 s:
+        One more zero is sixteen times the work, so a zero is added only if a block would still come
+        within `block_time`, here 30 s:
 
-            average  1 s    16 times 1 s is 16 s: add a zero
-            average  5 s    16 times 5 s is 80 s: keep the difficulty
-            average 40 s    too slow: remove a zero, but keep at least one
+            average  1 s    16 s with one zero more: add it
+            average  5 s    80 s with one zero more: keep the difficulty
+            average 40 s    too slow: take a zero away, but never the last one
         """
         span = self.adjust_difficulty_blocks
         mined = len(self.chain) - 1  # the genesis block was not mined
         if mined == 0 or mined % span:
             return self.difficulty
-        # A timestamp says when the mining of a block began. So this average does not include the
-        # time for the newest block. It is over the ten blocks before it.
+        # A timestamp says when mining a block began, so these are the ten blocks before the newest.
+        # (In the first span, one of them is the genesis block, which took no time.)
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
-        if average > self.block_time and self.chain[-1].difficulty > 1:
-            step, verdict = -1, "Lower the difficulty"
-        elif 0 <= average * 16 <= self.block_time:  # below 0: the clock was changed
-            step, verdict = 1, "High up the difficulty"
-        else:
-            step, verdict = 0, "Keep the difficulty"
-        self.difficulty = self.chain[-1].difficulty + step
+        self.difficulty, verdict = self.chain[-1].difficulty, "Keep the difficulty"
+        if average > self.block_time and self.difficulty > 1:
+            self.difficulty, verdict = self.difficulty - 1, "Lower the difficulty"
+        elif 0 <= average * 16 <= self.block_time:  # below 0, the clock was set back
+            self.difficulty, verdict = self.difficulty + 1, "High up the difficulty"
         say(f"Average block time:{round(average, 2)}s. {verdict}")
         return self.difficulty
 
     def get_balance(self, account: str) -> int:
-        """Return the coins of an account after the newest block, or 0 if it is unknown (Day 04)."""
+        """Return the coins of an account after the newest block; 0 if it is unknown (Day 04)."""
         with self.lock:
             return self.balances[account]
 
     def verify_blockchain(self) -> bool:
-        """Check the whole chain. Print the first error, or `Hash correct!` (Day 04).
+        """Check all hashes, links and work. Print the first fault, or `Hash correct!` (Day 04).
 
-        Returns True if it finds no change. If somebody changes a block, and mines it and all later
-        blocks again with the same work, no check can find this.
+        Blocks cannot show that somebody changed one and then mined it and all later ones again with
+        the same work. In a network, that chain would need more work than everybody else's.
         """
         with self.lock:
             chain, chain_work = list(self.chain), self.chain_work
         for height, block in enumerate(chain):
-            previous_hash = chain[height - 1].hash if height else self.GENESIS_PREVIOUS_HASH
+            previous_hash = chain[height - 1].hash if height else GENESIS_PREVIOUS_HASH
             try:
                 self.check_block(block)
                 if block.previous_hash != previous_hash:
                     raise Refused("it does not follow the block before it!")
-            except Exception as error:  # a wrong value in a field can cause any error
-                say(f"Block {height}: {error}")
+            except (Refused, TypeError, ValueError) as fault:  # a wrong type cannot be hashed
+                say(f"Block {height}: {fault}")
                 return False
-        # Somebody may have removed the last blocks, or mined blocks again at a lower difficulty.
-        # Then each block is correct, but the sum of their work is wrong.
+        # Without its last blocks, or mined again at a lower difficulty, a chain links up as well:
+        # only the sum of its work shows it.
         work = sum(16**block.difficulty for block in chain)
         if work != chain_work:
-            more = "more" if work > chain_work else "less"
-            say(f"The chain shows {more} work than was done for it!")
+            say(f"The chain shows {'more' if work > chain_work else 'less'} work than was done!")
             return False
         say("Hash correct!")
         return True
@@ -336,23 +340,28 @@ class BlockChain:
     def check_block(self, block: Block) -> None:
         """Raise Refused if the hash of this block is wrong, or has too few zeros.
 
-        This function knows only this block. So it does not check the link to the block before, or
-        the rules for difficulty and rewards. It also does not check whether the senders had the
-        coins, whether they signed, and whether a transaction was mined before.
+        It knows this block alone: not its link, nor whether difficulty and reward are those of the
+        rules, the senders had the coins, they signed, or a transaction was mined before. Raises
+        TypeError or ValueError if a field holds what no block can hold.
         """
-        # A tuple gives the same hash as a list of the same items. So the type is checked, too.
+        # A tuple of the same transactions has the same hash as their list, so the type counts, too.
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
             raise Refused("its content is not what was hashed!")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
             raise Refused("its hash does not show the work!")
 
-    # ---- Day 05: keys and signatures. An address is a public key, and its private key can sign.
+    # ---- Day 05: keys, signatures, the rules of money -------------------------------------------
+    #
+    #     key pair   a private key signs, and its public key checks the signature
+    #     address    here the public key itself; in Bitcoin usually a hash of it
+    #     signature  shows that the owner of the private key agreed to exactly this text
+    #     PEM        a text format for keys: base64 (A-Z a-z 0-9 + / =) between two marker lines
+    #     replay     sending somebody's signed transaction once more
 
     def generate_address(self) -> tuple[str, str]:
-        """Make a pair of keys. Return the address, which is the public key, and the private key.
+        """Make a key pair. Return the address and the private key, as base64 on one line (Day 05).
 
-        Both are one line of base64 (Day 05). Keys of 512 bits are easy to copy and paste. But they
-        are too short to protect real coins: see README.md, "Limits".
+        512 bits are short enough to copy and paste, and far too short for real money.
         """
         public, private = rsa.newkeys(512)
         address = self.get_address_from_public(public.save_pkcs1())
@@ -360,50 +369,49 @@ class BlockChain:
 
     @staticmethod
     def get_address_from_public(public: bytes) -> str:
-        """Return a public key as one line (Day 05).
-
-        PEM is a text format for keys. The first and the last line of the PEM are left out.
-        """
+        """Return the PEM of a public key without its marker lines and line breaks (Day 05)."""
         return "".join(public.decode("ascii").splitlines()[1:-1])
 
     @staticmethod
     def extract_from_private(private: bytes) -> str:
-        """Return a private key as one line, in the same way (Day 05)."""
+        """Return the PEM of a private key without its marker lines and line breaks (Day 05)."""
         return "".join(private.decode("ascii").splitlines()[1:-1])
 
     @staticmethod
-    @functools.lru_cache(maxsize=1024)  # remembers keys: reading one takes longer than using it
+    @functools.lru_cache(maxsize=1024)  # parsing a key takes longer than checking a signature
     def get_public_from_address(address: str) -> rsa.PublicKey:
-        """Return the public key in an address. Raises Refused if the address is not valid.
+        """Return the public key that an address is. Raises Refused if it is no valid address.
 
-        A sender can choose any key. A key is two numbers, n and e. If both have 30,000 bits, one
-        signature check takes a minute. So both have limits. The base64 decoder ignores unknown
-        characters. Therefore, different strings can give the same key, and each would be another
-        account. Only the string that `get_address_from_public` returns is valid.
+        Keys come from strangers, so n and e are limited: with 30,000 bits each, checking a single
+        signature would take a minute.
         """
+        mistake = "Sender must be an address made by generate_address!"
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
-        with contextlib.suppress(Exception):  # after any exception, the `raise` below comes next
+        try:
             key = rsa.PublicKey.load_pkcs1(pem.encode("ascii"))
-            valid_address = BlockChain.get_address_from_public(key.save_pkcs1())
-            if 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32 and address == valid_address:
-                return key
-        raise Refused("Sender must be an address made by generate_address!")
+        except Exception as error:  # rsa, base64 and pyasn1 raise many kinds
+            raise Refused(mistake) from error
+        # base64 skips foreign characters, so one key has many spellings, and each would be an
+        # account of its own. Only the one of get_address_from_public counts.
+        spelling = BlockChain.get_address_from_public(key.save_pkcs1())
+        if address == spelling and 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32:
+            return key
+        raise Refused(mistake)
 
     def check_fields(self, transaction: Transaction) -> None:
-        """Raise Refused if this is not a Transaction, or if a field is not valid.
+        """Raise Refused if this is no Transaction, or one of its fields breaks a rule.
 
-        `isinstance` accepts too much: True is an int, too, and a subclass of int can define its own
-        comparisons. NaN is not an int. A comparison alone would accept it: `NaN <= 0` is false.
+        Types are compared with `type`, because True is an int to `isinstance`, and so is any
+        subclass with comparisons of its own. NaN is a float, and `nan <= 0` is false.
         """
-        # An object of another class can have the same fields, but not be equal. So add_transaction
-        # would not find it in accepted_transactions, and could accept it twice.
+        # One of another class could be equal to nothing, and so be accepted twice.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
             raise Refused("Amounts must be a whole number above 0!")
         if type(transaction.fee) is not int or transaction.fee < 0:
             raise Refused("Fee must be a whole number, 0 or more!")
-        # No account has so many coins. And `str` fails for numbers of thousands of digits.
+        # Nobody has so much, and `str` fails for numbers of thousands of digits.
         if transaction.amounts + transaction.fee > 10**18:
             raise Refused("Balance not enough!")
         for name in ("sender", "receiver", "message"):
@@ -414,42 +422,46 @@ class BlockChain:
         self.get_public_from_address(transaction.sender)
 
     def check_signature(self, transaction: Transaction, signature: bytes) -> bool:
-        """Return True if the sender of the transaction signed it, with SHA-1 (Day 05)."""
+        """Return whether the sender signed this transaction, with SHA-1 (Day 05)."""
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
-        # rsa.verify returns the name of the hash function in the signature. It raises OverflowError
-        # if that hash is too long for the key, for example SHA-512.
+        # rsa.verify returns the name of the hash in the signature, and raises OverflowError if that
+        # hash is too long for the key.
         with contextlib.suppress(rsa.VerificationError, OverflowError):
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
         return False
 
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
-        """Accept a signed transaction, or refuse it (Day 05). An accepted one becomes pending.
+        """Accept a signed transaction, which is then pending, or refuse it (Day 05).
 
-        The checks have this order: the fields, accepted before, the coins, the signature. Returns
-        True or False, and a message. Never raises an exception, whatever values the fields have.
+        Returns True or False, and a message. Raises nothing, whatever the fields hold.
         """
         try:
             self.check_fields(transaction)
-            # This check is slow, so it is done before the lock is taken.
-            signed = self.check_signature(transaction, signature)
+            signed = self.check_signature(transaction, signature)  # slow, so without the lock
             cost = transaction.amounts + transaction.fee
             with self.lock:
                 if transaction in self.accepted_transactions:
-                    raise Refused("Accepted before! To pay the same again, change the comment.")
-                # The next line checks the coins, and add_pending_transactions adds them to
-                # `outgoing`. Without the lock, two threads could check the same coins first, and
-                # then both spend them.
+                    raise Refused("Accepted before! To pay a second time, change the comment.")
+                # Coins are checked and set aside under one lock. Otherwise two threads could both
+                # find the same coins, and both spend them.
                 if cost > self.balances[transaction.sender] - self.outgoing[transaction.sender]:
                     raise Refused("Balance not enough!")
-                if not signed:  # the article checks this after the balance
+                if not signed:  # the article answers this last
                     raise Refused("RSA Verified wrong!")
                 self.add_pending_transactions([transaction])
         except Refused as refusal:
             return False, str(refusal)
         return True, "Authorized successfully!"
 
-    # ---- Day 06: the node. One thread mines, one waits for clients, and one answers each client.
+    # ---- Day 06: threads and sockets ------------------------------------------------------------
+    #
+    #     socket    one end of a TCP connection, which carries bytes but marks no end of a message
+    #     listener  the thread that waits for connections
+    #     handler   the thread that serves one connection
+    #     request   what a client sends: one pickle; the answer is `str` of a dict, in UTF-8
+    #     lock      a thread that wants a taken lock waits until it is released
+    #     GIL       CPython's global interpreter lock: the thread that holds it runs Python
 
     def start(self) -> NoReturn:
         """Run the node: listen, show the miner's keys, mine (Day 06). Never returns.
@@ -458,128 +470,136 @@ class BlockChain:
         """
         self.start_socket_server()
         address, private = self.generate_address()
-        # Show a command for the client. It names the Python and the folder that this node was
-        # started with. A path gets quotes if it contains a space or one of ( ) & ; '.
-        paths = sys.orig_argv[0], os.path.join(os.path.dirname(sys.argv[0]), "blockchain_client.py")
-        python, client = (f'"{path}"' if set(path) & set(" ()&;'") else path for path in paths)
+        words = [sys.orig_argv[0], sys.argv[0].removesuffix("server.py") + "client.py"]
+        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
         keys = f"Miner address: {address}\nMiner private: {private}\n"
         keys += f"Listening on port {self.socket_port}. Ctrl-C ends the node and its chain.\n"
-        keys += f"In another terminal, type: {python} {client} {self.socket_port}"
+        keys += f"In another terminal, type: {command} {self.socket_port}"
         say(keys)
         self.create_genesis_block()
         while True:
             self.mine_block(address)
             self.adjust_difficulty()
             if len(self.chain) == 51:
-                # The first fifty blocks came fast, and moved the keys off the screen.
-                say(keys)
+                say(keys)  # the first fifty blocks came fast, and moved them off the screen
 
     def start_socket_server(self) -> None:
-        """Open the port, and start a thread that waits for connections (Day 06).
-
-        Raises Refused if the port cannot be used.
-        """
-        # Python runs one thread at a time, and the miner never waits. So another thread must ask
-        # for its turn. To answer one request, it must ask several times. By default, a thread asks
-        # after 5 ms. Here it asks after 20 microseconds.
+        """Open the port, and start the listener (Day 06). Raises Refused if that fails."""
+        # The miner never waits for anything, so a handler gets the GIL only when the switch
+        # interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
         sys.setswitchinterval(0.00002)
         try:
-            # This does what socket, bind and listen do in the article. It also sets the options
-            # that each operating system needs.
+            # The article's socket, bind and listen in one call, with each system's own options.
             server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
         except (OSError, OverflowError) as error:
-            # create_server adds " (while attempting to bind ...)" to the reason. Leave it out.
+            # create_server appends " (while attempting to bind ...)" to the system's words.
             reason = str(getattr(error, "strerror", error)).partition(" (while ")[0].rstrip(".")
             raise Refused(f"port {self.socket_port}: {reason}. Choose another port.") from error
         self.socket_port = server.getsockname()[1]
         threading.Thread(target=self.wait_for_socket_connection, args=[server], daemon=True).start()
 
     def wait_for_socket_connection(self, server: socket.socket) -> NoReturn:
-        """Start a thread for each new connection (Day 06). Never returns."""
+        """Accept connections, and start a handler for each (Day 06). Never returns."""
         while True:
             try:
+                connection, address = server.accept()
                 threading.Thread(
-                    target=self.receive_socket_message, args=server.accept(), daemon=True
+                    target=self.receive_socket_message, args=[connection, address], daemon=True
                 ).start()
             except ConnectionError:  # the client left before it was accepted
                 continue
-            except (OSError, RuntimeError, MemoryError) as error:
-                # If no file descriptor is free, the client waits. If no thread can start, the
-                # connection of the client is closed.
+            except RuntimeError as error:  # no thread is left, and the client is turned away
+                connection.close()
                 say(f"Too many connections: {error}")
-                time.sleep(1)
+            except (OSError, MemoryError) as error:  # no file descriptor is left: the client waits
+                say(f"Too many connections: {error}")
+                time.sleep(1)  # at once, accept would fail again
 
     def receive_socket_message(self, connection: socket.socket, address: tuple[str, int]) -> None:
-        """Answer one client until it leaves, or sends something that is not a request (Day 06)."""
+        """Answer one client until it leaves, or sends something that is no request (Day 06)."""
         say(f"Connected by: {address}")
         with connection, connection.makefile("rb") as received:
-            refusal = ""
-            # A pickle ends with the pickle instruction STOP. So requests need no separator.
-            # There is no time limit, because a person may type slowly.
-            while not refusal and (beginning := wait_for_bytes(received)):
+            parsed = True
+            while parsed and (beginning := wait_for_bytes(received)):
                 say(f"[*] Received: {beginning!r}")
+                # No name holds the request: a client that stays would keep its memory taken.
                 try:
-                    request_bytes = RequestBytes(received, MAX_REQUEST_BYTES)
-                    answer = self.respond(RequestReader(request_bytes).load())
-                except Refused as refused:
-                    refusal = str(refused)
-                # Python can free the memory of the request here, even if the next lines must wait:
-                # no variable holds it, and `refused`, whose traceback held it, is deleted.
-                if refusal:
+                    response = self.respond(read_request(received))
+                except Refused as refusal:
+                    parsed, response = False, {"message": str(refusal)}
                     say(f"{beginning!r} cannot be parsed: {refusal}")
-                    answer = {"message": refusal}
                 with contextlib.suppress(OSError):  # the client has left
-                    connection.sendall(str(answer).encode("utf8"))
-            # If the node closes the connection before it has read all bytes, the client may lose
-            # the answer. So the node says that it sends no more, and reads until the client closes.
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)
-                while connection.recv(4096):
-                    pass
+                    connection.sendall(str(response).encode("utf8"))
+            close_gently(connection)
 
     def respond(self, request: Any) -> dict[str, Any]:
-        """Return the answer to a request. Raises Refused if it is not a request."""
-        if type(request) is not dict or "request" not in request:
-            raise Refused('A request is a dict with the key "request".')
-        if request["request"] == "get_balance":
-            say("Start to get the balance for client...")
-            address = request.get("address")
-            if type(address) is not str:
+        """Return the answer to a request. Raises Refused if it is none (Day 06)."""
+        match request:
+            case {"request": "get_balance", "address": str(address)}:
+                say("Start to get the balance for client...")
+                return {"address": address, "balance": self.get_balance(address)}
+            case {"request": "transaction", "data": dict(fields), "signature": signature} if (
+                fields.keys() == Transaction.__annotations__.keys()
+            ):
+                say("Start to transaction for client...")
+                result, result_message = self.add_transaction(Transaction(**fields), signature)
+                return {"result": result, "result_message": result_message}
+            case {"request": "get_balance"}:
                 raise Refused('get_balance needs an "address", which is a string.')
-            return {"address": address, "balance": self.get_balance(address)}
-        if request["request"] == "transaction":
-            say("Start to transaction for client...")
-            try:  # RequestReader returns the Transaction as a dict of its fields
-                transaction, signature = Transaction(**request["data"]), request["signature"]
-            except (KeyError, TypeError):
-                raise Refused('transaction needs "data" (a Transaction) and "signature".') from None
-            result, result_message = self.add_transaction(transaction, signature)
-            return {"result": result, "result_message": result_message}
-        return {"message": "Unknown command."}
+            case {"request": "transaction"}:
+                raise Refused('transaction needs "data" (a Transaction) and "signature".')
+            case {"request": _}:
+                return {"message": "Unknown command."}
+        raise Refused('A request is a dict with the key "request".')
 
 
-# ---- Day 06: requests from outside. A pickle is a program. Only harmless ones run here.
-
-MAX_REQUEST_BYTES = 16_384  # a transaction has about 400 bytes, or more with a long comment
+# ---- Day 06: requests from strangers --------------------------------------------------------
+#
+#     pickle  Python's format for objects, in truth a program for a machine with a stack
+#     opcode  the byte that names one instruction of that program
+#     memo    where the program keeps objects that it will use again
 
 
 def wait_for_bytes(file: io.BufferedReader) -> bytes:
-    """Wait for the next request. Return its first bytes, or b"" if the client has left."""
-    with contextlib.suppress(OSError):  # the connection was cut off
-        return file.peek(1)[:100]  # the bytes stay in the file, so RequestReader gets them, too
+    """Wait for the next request. Return its first bytes, or b"" if the client has left.
+
+    There is no time limit, because a person may be typing at the other end.
+    """
+    with contextlib.suppress(OSError):  # the connection was reset
+        return file.peek(1)[:100]  # peek leaves them in the file, for read_request
     return b""
 
 
+def read_request(file: io.BufferedReader) -> Any:
+    """Return the next request, with a Transaction as the dict of its fields.
+
+    A pickle ends with the opcode STOP, so requests need no separator. Raises Refused.
+    """
+    return RequestReader(RequestBytes(file, MAX_REQUEST_BYTES)).load()
+
+
+def close_gently(connection: socket.socket, seconds: float = 5) -> None:
+    """Half-close a connection, so that its client gets the last answer, and then let go of it.
+
+    Closing it with unread bytes would reset the connection, and the answer could be lost. So the
+    rest is read until the client closes its half, or is silent for so many seconds.
+    """
+    with contextlib.suppress(OSError):  # the client has left, or is silent
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(seconds)
+        while connection.recv(4096):
+            pass
+
+
 class RequestBytes:
-    """The bytes of one request. A read beyond the limit raises Refused before it reads."""
+    """The bytes of one request, counted and limited before they are held in memory."""
 
     def __init__(self, file: io.BufferedReader, limit: int) -> None:
         """Read at most `limit` bytes from `file`, the connection of a client."""
-        self.file = file
-        self.limit = self.left = limit  # `left`: how many bytes may still be read
+        self.file, self.limit, self.left = file, limit, limit  # `left`: what may still be read
 
     def read(self, size: int) -> bytes:
-        """Return `size` bytes. Raises Refused if they exceed the limit, or if the request ends."""
+        """Return `size` bytes. Raises Refused beyond the limit, or if the request ends first."""
         self.left -= size
         if self.left < 0:
             raise Refused(f"A request may have at most {self.limit} bytes.")
@@ -596,33 +616,32 @@ class RequestBytes:
 
 
 class RequestReader(pickle._Unpickler):
-    """Reads one request from a file that has `read` and `readline`.
+    """Reads one pickle, without the opcodes that could call anything.
 
-    A pickle is a program for a machine with a stack. This program makes {"request": "hello"}:
+    `pickle.loads` runs whatever a pickle says, also `os.system`. To check a pickle with one reader
+    and load it with another is no way out, because there are bytes that the two understand
+    differently. So there is one reader, CPython's own `pickle._Unpickler`, and its table of opcodes
+    is cut down to those of an honest request. This is {"request": "hello"}:
 
-        pickle instruction            stack after it
+        opcode                        stack after it
         EMPTY_DICT                    {}
         SHORT_BINUNICODE 'request'    {}  'request'
         SHORT_BINUNICODE 'hello'      {}  'request'  'hello'
         SETITEM                       {'request': 'hello'}
-        STOP                          the program ends, and the top of the stack is its result
+        STOP                          the program ends, and its result is on top of the stack
 
-    Other pickle instructions call a function that the pickle names, and `pickle.loads` obeys. It is
-    not safe to check a pickle with one reader, and then to load it with another one. Both read the
-    same bytes, but an attacker can write bytes that they understand differently. So this reader
-    does not have these pickle instructions. `pickle._Unpickler` is Python's own reader, written in
-    Python: it looks for each pickle instruction in a table. The table of this class is shorter.
+    `_Unpickler` is private: the tests would show if a new Python changed it.
     """
 
-    # The keys of the table are ints, and a loop over bytes gives ints.
+    # pickle.PROTO and the others are bytes, and adding them up lists them: a loop gives ints.
     dispatch: ClassVar[dict[int, Any]] = {
-        code: pickle._Unpickler.dispatch[code]
-        for code in pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK
-        + pickle.MEMOIZE + pickle.BINPUT + pickle.BINGET  # these use an object a second time
+        opcode: pickle._Unpickler.dispatch[opcode]
+        for opcode in pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK
+        + pickle.MEMOIZE + pickle.BINPUT + pickle.BINGET  # to the memo, and from it
         + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINBYTES + pickle.SHORT_BINBYTES
         + pickle.BININT + pickle.BININT1 + pickle.BININT2 + pickle.LONG1 + pickle.LONG4
         + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
-        # These make a Transaction: first its class, then an object. BUILD, below, keeps its fields.
+        # A Transaction comes as its class, a new object of it, its fields, and BUILD (below).
         + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
     }  # fmt: skip
 
@@ -630,72 +649,76 @@ class RequestReader(pickle._Unpickler):
         """Return the value of the next pickle. Raises Refused if it cannot be a request."""
         try:
             return super().load()
-        except Refused:
-            raise
-        except Exception:  # an instruction not in the table, a wrong value, or a cut connection
-            raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from None
+        except OSError as error:
+            raise Refused("The connection was lost in the middle of the request.") from error
+        except (LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            # An opcode that is not in the table is a KeyError; the others are wrong arguments.
+            raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from error
 
     def find_class(self, module: str, name: str) -> type:
-        """Return `object` if the name of the class is Transaction. Its module is not important.
+        """Return `object` in place of a class called Transaction, in whatever module it is.
 
-        NEWOBJ then makes an empty `object()`. load_build removes it, and keeps the dict of fields.
-        So a pickle never gets the real class, and cannot change it.
+        NEWOBJ makes a bare object of it, and the real class never comes within reach of a pickle.
         """
         if name == "Transaction":
             return object
-        raise pickle.UnpicklingError  # `load` makes Refused of it
+        raise pickle.UnpicklingError(f"{name} is not Transaction")
 
     def load_build(self) -> None:
-        """Remove the empty object from the stack. The dict of fields above it stays."""
+        """BUILD: in place of filling the bare object with its fields, keep only their dict."""
         del self.stack[-2]  # type: ignore[attr-defined]  # mypy does not know this attribute
 
     dispatch[pickle.BUILD[0]] = load_build
 
 
-# ---- Day 06: the screen, the end, and the command line.
+# ---- Day 06: the screen, the end, the command line ------------------------------------------
 
 screen_lock = threading.Lock()
-changing_width = 0  # columns of the changing line that is on the screen; 0: there is none
+changing_width = 0  # columns of the changing line that is on the screen; 0 if there is none
 
 
-def say(line: str, changing: bool = False) -> None:
-    """Print a line. Without the lock, the lines of two threads could mix.
+def say(line: str, *, changing: bool = False) -> None:
+    """Print a line of the log. The lock keeps the lines of two threads apart.
 
-    The next line replaces a `changing` line: the cursor returns to the start of the row, and
-    spaces erase the old text.
+    A `changing` line is for terminals only, and the next line is written over it.
     """
     global changing_width
+    if changing and not os.isatty(1):
+        return
+    # A full row would make some terminals begin another one. Some report 0 columns.
+    line = line[: (shutil.get_terminal_size().columns or 80) - 1] if changing else line
     with screen_lock:
         erase = "\r" + " " * changing_width + "\r" if changing_width else ""
         changing_width = len(line) if changing else 0
         try:
             print(erase + line, end="" if changing else "\n", flush=True)
-        except BrokenPipeError:  # nobody reads the output any more
+        except BrokenPipeError:  # whoever read the output has closed the pipe
             os._exit(1)
+        except OSError:  # a full disk, for example: the line is lost, but the node goes on
+            pass
 
 
 def say_goodbye(*_: Any) -> NoReturn:
-    """End the process at once on Ctrl-C.
+    """End the process on Ctrl-C, with status 0: there is no other way to end a node.
 
-    Python's KeyboardInterrupt can come just after a lock was taken. Then nobody releases the lock.
+    A signal handler, because KeyboardInterrupt can strike right after a lock was taken, which then
+    stays taken (python/cpython#148874).
     """
-    # If nobody reads the output, os.write may wait for ever. Then a second Ctrl-C ends the node.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it if the pipe is full
     with contextlib.suppress(OSError):  # the output is closed
         os.write(1, b"\nGoodbye! The chain ends with its node.\n")
     os._exit(0)
 
 
 def main() -> None:
-    """Run a node until Ctrl-C."""
+    """Run a node until Ctrl-C. The exit status is 1 if the port cannot be used."""
     parser = argparse.ArgumentParser(description="A blockchain node. It listens on 127.0.0.1.")
     parser.add_argument("port", type=int, help="the port to listen on, for example 1111")
-    node = BlockChain(parser.parse_args().port)
     signal.signal(signal.SIGINT, say_goodbye)
-    # A character that the terminal cannot show must not stop the node.
+    # A character that the output cannot encode must not end the node.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        node.start()
+        BlockChain(parser.parse_args().port).start()
     except Refused as refusal:
         sys.exit(f"blockchain_server.py: {refusal}")
 
