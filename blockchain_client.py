@@ -27,7 +27,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -164,9 +163,10 @@ def show_answer(node: Node, answer: str, *, late: bool) -> None:
     node.owed -= 1
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
     with contextlib.suppress(OSError):  # the output is no terminal
-        # Some terminals report 0 columns. A Chinese character takes two of them.
-        columns = (os.get_terminal_size(1).columns or 80) // (1 if text.isascii() else 2)
-        text = ("\n" + " " * 23).join(re.findall(f".{{1,{max(columns - 24, 10)}}}", text))
+        # A row ends after a space where it can. Some terminals report 0 columns.
+        row = f".{{1,{max((os.get_terminal_size(1).columns or 80) - 26, 10)}}}"
+        wide = re.sub(r"([^\x00-\x7f])", "\\1\0", text)  # a Chinese character takes two columns
+        text = ("\n" + " " * 23).join(re.findall(f"{row}(?: |$)|{row}", wide)).replace("\0", "")
     print("A late answer, to an earlier request:\n" * late + f"[*] Message from node: {text}")
     if not late and answer.startswith("{'result': True,"):
         print("The transaction counts as soon as a block with it is mined.")
@@ -199,7 +199,7 @@ def handle_receive(node: Node) -> NoReturn:
     # wait is lost, so it is sent again.
     while True:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+        threading.Event().wait(1)
 
 
 # ---- Day 06: what a person types ------------------------------------------------------------

@@ -3,21 +3,13 @@
 import contextlib
 import dataclasses
 import io
-import sys
+import threading
 
 import pytest
-from processes import ROOT, Connection, Process, patience, start_node
-
-import __main__
-
-sys.path.insert(0, str(ROOT))
+from processes import Connection, Process, remember_failure, thread_failures
 
 import blockchain_client
 import blockchain_server
-
-# The client's class travels under the name that it has when the client runs as a script.
-__main__.Transaction = blockchain_client.Transaction
-blockchain_client.Transaction.__module__ = "__main__"
 
 
 class Account:
@@ -61,11 +53,13 @@ def pend(ledger, account, *payment, **fields):
 
 
 @pytest.fixture(autouse=True)
-def fresh_start(tmp_path, monkeypatch):
-    """Give each test its patience, and a folder of its own for what it starts and saves."""
-    patience.seconds = patience.normal
+def a_test_alone(tmp_path, monkeypatch):
+    """Give a test a folder for what it saves, and fail it if an exception ends one of its threads."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(threading, "excepthook", remember_failure)
+    thread_failures.clear()
+    yield
+    assert not thread_failures, thread_failures[0]
 
 
 @pytest.fixture
@@ -95,19 +89,44 @@ def server(ledger):
     """A ledger that answers on a port, in the test's own process; it does not mine."""
     ledger.start_socket_server()
     with contextlib.ExitStack() as open_ones:
-        ledger.connect = lambda: open_ones.enter_context(Connection(ledger.socket_port))
+
+        def connect():
+            failure = lambda: thread_failures and thread_failures[0]  # noqa: E731
+            return open_ones.enter_context(Connection(ledger.socket_port, failure))
+
+        ledger.connect = connect
         yield ledger
 
 
 @pytest.fixture
 def run():
-    """A function that runs a script until the test ends."""
+    """A function that runs a program until the test ends."""
     with contextlib.ExitStack() as stack:
         closing = contextlib.closing
         yield lambda *words, **options: stack.enter_context(closing(Process(*words, **options)))
 
 
 @pytest.fixture
-def node(run):
+def start_node(run):
+    """A function that starts a real node, and waits until it mines.
+
+    It returns the process, which knows its port and its miner's keys. `change` is one of changed.py.
+    """
+
+    def start_node(change=None, **options):
+        changed = ["tests/changed.py", change] if change else []
+        node = run(*changed, "blockchain_server.py", 0, **options)
+        keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
+        address, private, port = node.wait_for(keys).groups()
+        node.miner, node.port = Account(address, private), int(port)
+        node.wait_for_blocks(1)
+        node.connect = lambda: Connection(node.port, node.failure)
+        return node
+
+    return start_node
+
+
+@pytest.fixture
+def node(start_node):
     """A real node, in a process of its own."""
-    return start_node(run, Account)
+    return start_node()

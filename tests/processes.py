@@ -1,4 +1,8 @@
-"""The scripts as processes, on pipes and on a terminal, and sockets to a node."""
+"""The scripts as processes, on pipes or on a terminal, and sockets to a node.
+
+Whatever is waited for in vain fails with what was awaited, for how long, and what was written in
+its place. A traceback fails at once, because nothing good comes after it.
+"""
 
 import ast
 import codecs
@@ -7,7 +11,6 @@ import os
 import pathlib
 import pickle
 import re
-import select
 import signal
 import socket
 import struct
@@ -16,10 +19,13 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+PATIENCE = 3  # seconds that a test waits for what should happen
+TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:.*\n)*?[\w.]+(?:Error|Exception)\b.*\n")
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 
 # A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
@@ -28,60 +34,42 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # This makes the terminal that of the script. Then Ctrl-C reaches the script, as a person's does.
 TAKE_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
 )
 
-
-class Patience:
-    """How many seconds a test waits for what should happen.
-
-    A traceback, or something that did not happen, makes a test impatient. So somebody whose code
-    is half done does not wait long for the message that says what is missing.
-    """
-
-    def __init__(self):
-        self.normal = self.seconds = 15
-
-    def lose(self):
-        """Be impatient until the end of this test."""
-        self.seconds = 0.5
-
-    def lose_for_good(self):
-        """Be impatient in all later tests, too."""
-        self.normal = self.seconds = 0.5
-
-    def wait(self, news, happened):
-        """Wait until `happened` returns something true, asking at all `news`. Return it."""
-        start, seconds = time.monotonic(), self.seconds
-        while not (result := happened()):
-            if seconds != self.seconds:  # lost meanwhile
-                start, seconds = time.monotonic(), self.seconds
-            left = start + seconds - time.monotonic()
-            if left <= 0:
-                if seconds == self.normal:
-                    self.lose_for_good()
-                break
-            news.wait(min(left, 0.5))
-        return result
+thread_failures = []  # the tracebacks of threads of this process that an exception has ended
 
 
-patience = Patience()
+def remember_failure(args):
+    """Stand in for `threading.excepthook`."""
+    lines = traceback.format_exception(args.exc_type, args.exc_value, args.exc_traceback)
+    thread_failures.append("".join(lines))
+
+
+def wait_until(happened, what):
+    """Ask `happened` again and again, until it returns something true. Return that."""
+    deadline = time.monotonic() + PATIENCE
+    while not (result := happened()):
+        assert not thread_failures, thread_failures[0]
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain: {what}"
+        time.sleep(0.02)
+    return result
 
 
 class Process:
-    """A script that runs in a folder of its own: what it has written so far, and how it ends.
+    """A program in a folder of its own: what it has written so far, and how it ends.
 
-    `before` is code that runs before its `main`. There, the script has the name `script`. If the
-    test expects a `traceback`, it stays patient after one.
+    The program is a script of this project, or anything else with its arguments. `terminal` gives
+    it a terminal of 70 columns, `stdout` another output than the one that is read here. A test that
+    expects a `traceback` goes on waiting after one.
     """
 
-    def __init__(
-        self, script, *words, terminal=False, before=None, python=(), traceback=False, **environment
-    ):
-        command = [*python, ROOT / script, *words]
-        if before:
-            module = script.removesuffix(".py")
-            command = ["-c", f"import {module} as script\n{before}\nscript.main()", *words]
+    def __init__(self, *command, terminal=False, stdout=None, traceback=False, **environment):
+        self.name, self.traceback = " ".join(map(str, command)), traceback
+        if str(command[0]).endswith(".py"):
+            command = [sys.executable, ROOT / command[0], *command[1:]]
+        if terminal:
+            command = [sys.executable, "-c", TAKE_TERMINAL, *command]
         self.output_end, writer = os.openpty() if terminal else os.pipe()
         if terminal:
             self.resize(70)
@@ -89,15 +77,19 @@ class Process:
         helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
         plain = {name: value for name, value in os.environ.items() if name not in helpers}
         self.folder = tempfile.TemporaryDirectory()
-        environment = {**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment}
-        options = {"cwd": self.folder.name, "env": environment, "start_new_session": terminal}
-        stdin = writer if terminal else subprocess.PIPE
-        command = [sys.executable, *["-c", TAKE_TERMINAL] * terminal, *map(str, command)]
-        self.popen = subprocess.Popen(command, stdin=stdin, stdout=writer, stderr=writer, **options)
+        self.popen = subprocess.Popen(
+            list(map(str, command)),
+            stdin=writer if terminal else subprocess.PIPE,
+            stdout=stdout or writer,
+            stderr=writer,
+            cwd=self.folder.name,
+            env={**plain, "PYTHONIOENCODING": "utf8:strict", "TERM": "xterm", **environment},
+            start_new_session=terminal,
+        )
         os.close(writer)
         self.input_end = self.output_end if terminal else self.popen.stdin.fileno()
         self.output, self.seen = "", 0  # `seen`: how much of the output `wait_for` has found
-        self.traceback, self.ended = traceback, False
+        self.ended = False
         self.news = threading.Condition()
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -111,23 +103,34 @@ class Process:
             with self.news:
                 self.output = (self.output + decoder.decode(data)).replace("\r\n", "\n")
                 self.ended = not data
-                if "Traceback" in self.output[-9999:] and not self.traceback:
-                    patience.lose()
                 self.news.notify_all()
+
+    def failure(self):
+        """Return the traceback in the output, if there is one that the test does not expect."""
+        match = None if self.traceback else TRACEBACK.search(self.output)
+        return match and match[0]
+
+    def _wait(self, happened, what):
+        with self.news:
+            self.news.wait_for(lambda: happened() or self.ended or self.failure(), PATIENCE)
+            result = happened()
+        if not result:
+            why = "it ended" if self.ended else f"waited {PATIENCE} s in vain"
+            why = self.failure() or f"{why}. What it wrote:\n{self.output[self.seen :][-3000:]}"
+            raise AssertionError(f"{self.name}: no {what}. {why}")
+        return result
 
     def wait_for(self, pattern):
         """Wait until the pattern is in what was written after the last match. Return the match."""
         search = re.compile(pattern).search
-        with self.news:
-            match = patience.wait(self.news, lambda: search(self.output, self.seen) or self.ended)
-            if not isinstance(match, re.Match):
-                raise AssertionError(f"no {pattern!r} in:\n{self.output[self.seen :][-3000:]}")
-            self.seen = match.end()
+        match = self._wait(lambda: search(self.output[self.seen :]), repr(pattern))
+        self.seen += match.end()
         return match
 
     def type(self, text, then=""):
         """Type something, and Enter. Wait for the pattern that comes `then`. Return the match."""
-        os.write(self.input_end, text.encode("utf8", "surrogateescape") + b"\n")
+        with contextlib.suppress(OSError):  # it has ended, and what is awaited will not come
+            os.write(self.input_end, text.encode("utf8", "surrogateescape") + b"\n")
         return self.wait_for(then)
 
     def paste(self, text, then=""):
@@ -145,7 +148,12 @@ class Process:
 
     def press(self, key):
         """Press Ctrl and a letter; on a terminal only."""
-        os.write(self.input_end, bytes([ord(key) - ord("A") + 1]))
+        with contextlib.suppress(OSError):  # it has ended
+            os.write(self.input_end, bytes([ord(key) - ord("A") + 1]))
+
+    def press_until_it_ends(self, key):
+        """Python misses a Ctrl-C just before it reads. A person presses again, and so does this."""
+        wait_until(lambda: self.ended or self.press(key), f"{self.name} ends after Ctrl-{key}")
 
     def end_input(self):
         """Let the script read all that was typed, and then the end of its input."""
@@ -161,80 +169,73 @@ class Process:
 
     def status(self):
         """Wait for the end, and for all output. Return the exit status."""
-        with self.news:
-            if not patience.wait(self.news, lambda: self.ended):
-                raise AssertionError(f"it does not end. It wrote:\n{self.output[-3000:]}")
-        return self.popen.wait(patience.normal)
+        self._wait(lambda: self.ended, "end")
+        return self.popen.wait(PATIENCE)
 
     def close(self):
         self.popen.kill()
         self.popen.wait()
-        self.reader.join(patience.normal)
+        self.reader.join(PATIENCE)
         os.close(self.output_end)
         if self.popen.stdin:
-            self.popen.stdin.close()
+            with contextlib.suppress(OSError):
+                self.popen.stdin.close()
         self.folder.cleanup()
 
 
 class Connection(contextlib.ExitStack):
-    """A socket to a node, for requests that no client would send as well."""
+    """A socket to a node, for requests that no client would send as well.
 
-    def __init__(self, port):
+    `failure` is a function that returns why the node may have failed, or None.
+    """
+
+    def __init__(self, port, failure):
         super().__init__()
-        self.socket = socket.create_connection(("127.0.0.1", port), patience.seconds)
-        self.enter_context(self.socket)
+        self.failure = failure
+        self.socket = self.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE))
 
     def send(self, data):
         """Send bytes as they are, anything else as a pickle."""
         self.socket.sendall(data if isinstance(data, bytes) else pickle.dumps(data, 4))
 
     def receive(self):
-        """Return the next answer, when it can be read as Python; None at the end."""
+        """Return the next answer as soon as it can be read as Python; None at the end."""
         received = b""
-        self.socket.settimeout(patience.seconds)
-        try:
-            while byte := self.socket.recv(1):
-                received += byte
-                if byte == b"}":
-                    with contextlib.suppress(SyntaxError):
-                        return ast.literal_eval(received.decode("utf8"))
-        except TimeoutError:
-            patience.lose_for_good()
-            raise AssertionError(f"no answer from the node, only {received!r}") from None
-        assert received == b"", received
-        return None
+        deadline = time.monotonic() + PATIENCE
+        self.socket.settimeout(0.1)
+        while True:
+            try:
+                byte = self.socket.recv(1)
+            except TimeoutError:
+                failure = self.failure()
+                if not failure and time.monotonic() < deadline:
+                    continue
+                failure = failure or f"waited {PATIENCE} s in vain"
+                raise AssertionError(f"no answer, only {received!r}: {failure}") from None
+            received += byte
+            if byte == b"}":
+                with contextlib.suppress(SyntaxError):
+                    return ast.literal_eval(received.decode("utf8"))
+            if not byte:
+                assert received == b"", f"the connection ended after {received!r}"
+                return None
 
     def ask(self, data):
+        """Send a request, and return its answer. There has to be one."""
         self.send(data)
-        return self.receive()
+        answer = self.receive()
+        if answer is None:
+            deadline = time.monotonic() + 2  # a handler closes first, and then shows its traceback
+            while not (failure := self.failure()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            raise AssertionError(f"the connection ended without an answer: {failure}")
+        return answer
 
 
 def free_port():
     """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
-
-
-def start_node(start, account, **options):
-    """Start a node, wait until it mines, and know its port and its miner's keys."""
-    node = start("blockchain_server.py", 0, **options)
-    keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
-    address, private, port = node.wait_for(keys).groups()
-    node.miner, node.port = account(address, private), int(port)
-    node.wait_for_blocks(1)
-    node.connect = lambda: Connection(node.port)
-    return node
-
-
-def run_unread(script, port):
-    """Start a script. When it has begun to print, close the pipe that it prints into."""
-    reader, writer = os.pipe()
-    pipes = {"stdin": subprocess.PIPE, "stdout": writer, "stderr": subprocess.PIPE}
-    process = subprocess.Popen([sys.executable, ROOT / script, str(port)], **pipes)
-    os.close(writer)
-    assert select.select([reader], [], [], patience.seconds)[0]
-    os.close(reader)
-    return process
 
 
 def handlers(seconds=0):

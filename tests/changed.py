@@ -1,0 +1,134 @@
+"""Run a script with one thing changed: `changed.py CHANGE SCRIPT ARGUMENT...`.
+
+A few tests need it, where a real script cannot be brought to do something in another way. Each
+function here changes the module of the script before its `main` runs.
+"""
+
+import importlib
+import os
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+# ---- The client
+def person(client):
+    """Somebody types, on pipes, so that nothing echoes: only `isatty` says it is a terminal."""
+    sys.stdin.isatty = lambda: True
+
+
+def impatient(client):
+    person(client)
+    client.ANSWER_SECONDS = 0.2
+
+
+def impatient_once(client):
+    """Wait for the first answer for a moment only."""
+    person(client)
+    seconds, send_request = iter([0.2]), client.send_request
+
+    def send(*words):
+        client.ANSWER_SECONDS = next(seconds, 60)
+        send_request(*words)
+
+    client.send_request = send
+
+
+def patient(client):
+    client.ANSWER_SECONDS = 10**6
+
+
+def in_the_background(client):
+    """A shell lets a process in the background of a script ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def ascii_only(script):
+    """The output can show ASCII only."""
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")
+
+
+# ---- The node
+def never_found(node):
+    """Block 2 is never found."""
+    node.BlockChain.adjust_difficulty = lambda self: setattr(self, "difficulty", 12)
+
+
+def never_found_after_50(node):
+    """Blocks 1 to 50 are found at once, and block 51 never."""
+
+    def adjust_difficulty(self):
+        self.difficulty = 12 if len(self.chain) > 50 else 1
+
+    node.BlockChain.adjust_difficulty = adjust_difficulty
+
+
+def waits_for_a_transaction(node):
+    """Block 2 begins when a transaction is pending, and is never found."""
+
+    def adjust_difficulty(self):
+        while not self.pending_transactions:
+            time.sleep(0.01)
+        self.difficulty = 12
+
+    node.BlockChain.adjust_difficulty = adjust_difficulty
+
+
+def typed_in_chinese(node):
+    ascii_only(node)
+    sys.orig_argv[0], sys.argv[0] = ".venv/謝", "blockchain_server.py"
+
+
+def few_descriptors(node):
+    import resource  # not on Windows
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30))
+
+
+def few_threads(node):
+    """Room for a dozen threads, as each asks for so much; and always enough for everything else."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (2**32,) * 2)
+    threading.stack_size(2**28)
+
+
+def tell_the_peers(*_):
+    raise ConnectionRefusedError("a peer that is gone")
+
+
+def mistake_in_the_mining(node):
+    node.BlockChain.find_nonce = tell_the_peers
+
+
+def mistake_in_a_request(node):
+    node.BlockChain.get_balance = tell_the_peers
+
+
+def ctrl_c(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def ctrl_c_before_the_port_is_open(node):
+    node.socket.create_server = ctrl_c
+
+
+def ctrl_c_while_keys_are_made(node):
+    node.BlockChain.generate_address = ctrl_c
+
+
+def ctrl_c_while_the_lock_is_held(node):
+    node.collections.Counter.__getitem__ = ctrl_c
+
+
+if __name__ == "__main__":
+    change, script = sys.argv[1:3]
+    sys.argv[:3] = [str(ROOT / script)]
+    sys.path.insert(0, str(ROOT))
+    module = importlib.import_module(pathlib.Path(script).stem)
+    globals()[change](module)
+    module.main()
