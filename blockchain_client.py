@@ -38,7 +38,7 @@ except ModuleNotFoundError as error:  # in a shell, an exception; for the script
     hint = "The package rsa is missing. README.md explains how to install it."
     raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
 
-ANSWER_SECONDS = 5  # how long the client waits for an answer
+ANSWER_SECONDS = 5  # how long the client waits for the next answer
 MAX_REQUEST_BYTES = 16_384  # the node refuses longer ones
 
 
@@ -143,15 +143,16 @@ def send_request(node: Node, message: dict[str, Any]) -> None:
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
         raise BackToMenu(f"Nothing was sent. A request may have {MAX_REQUEST_BYTES} bytes at most.")
-    # OSError: the node has gone. handle_receive notices that, too.
-    with node.asking, contextlib.suppress(OSError, queue.Empty):
-        node.socket.sendall(data)
+    with node.asking:
         node.owed += 1
-        while node.owed and (answer := node.answers.get(timeout=ANSWER_SECONDS)):
-            show_answer(node, answer, late=node.owed > 1)
-    if node.owed:
-        print("No answer from the node.")
-        if message["request"] == "transaction":
+        with contextlib.suppress(OSError):  # the node has gone, which handle_receive notices, too
+            node.socket.sendall(data)
+        with contextlib.suppress(queue.Empty):
+            while node.owed and (answer := node.answers.get(timeout=ANSWER_SECONDS)):
+                show_answer(node, answer, late=node.owed > 1)
+        if node.owed:
+            print("No answer from the node.")
+        if node.owed and message["request"] == "transaction":
             print("It may have been accepted. Sent again with all fields the same, it counts once.")
 
 
@@ -160,7 +161,7 @@ def show_answer(node: Node, answer: str, *, late: bool) -> None:
 
     Control characters are shown like \x1b. On a terminal, all rows are indented below the first.
     """
-    node.owed -= 1
+    node.owed = max(0, node.owed - 1)
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
     with contextlib.suppress(OSError):  # the output is no terminal
         # A row ends after a space where it can. Some terminals report 0 columns.
@@ -209,7 +210,7 @@ def handle_receive(node: Node) -> NoReturn:
 
 
 class BackToMenu(Exception):
-    """Raised when a command ends without sending anything. Its text says so."""
+    """Raised when a command ends before anything was sent. Its text is shown."""
 
 
 def ask(field: str, check: Callable[[str], Any], *, optional: bool = False) -> Any:
@@ -276,16 +277,14 @@ def address_or_text(typed: str) -> str:
 
 
 def no_key(typed: str) -> str:
-    """Return the text. Raises ValueError if it is a private key, or looks like part of any key.
+    """Return the text. Raises ValueError if there is a private key in it, or part of any key.
 
-    The first is certain, because whatever Private_key would take can be loaded. The second is a
-    guess: 24 letters of base64 in a row, with upper case, lower case and digits among them. Long
-    links and paths can look like that, and are refused as well.
+    A private key of 512 bits or more begins with MII and has over 300 letters, so it is found
+    whatever stands around and between them. A part is a guess: 24 letters of base64 in a row, with
+    upper case, lower case and digits. Long links and paths can look like that, too.
     """
     parts = re.findall("[A-Za-z0-9+/]{24,}", typed)
-    with contextlib.suppress(ValueError):
-        load_key(rsa.PrivateKey, bare_key(typed))
-        parts.append(bare_key(typed))
+    parts += re.findall("MII[A-Za-z0-9+/]{300}", re.sub("[^A-Za-z0-9+/]", "", typed))
     for part in parts:
         if re.search("[A-Z]", part) and re.search("[a-z]", part) and re.search("[0-9]", part):
             raise ValueError("this looks like a key, or a part of a key. It is not sent.")

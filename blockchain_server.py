@@ -651,7 +651,7 @@ class RequestReader(pickle._Unpickler):
             return super().load()
         except OSError as error:
             raise Refused("The connection was lost in the middle of the request.") from error
-        except (LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        except (EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             # An opcode that is not in the table is a KeyError; the others are wrong arguments.
             raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from error
 

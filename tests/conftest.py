@@ -54,7 +54,7 @@ def pend(ledger, account, *payment, **fields):
 
 @pytest.fixture(autouse=True)
 def a_test_alone(tmp_path, monkeypatch):
-    """Give a test a folder for what it saves, and fail it if an exception ends one of its threads."""
+    """Give a test a folder of its own, and fail it if an exception ends one of its threads."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(threading, "excepthook", remember_failure)
     thread_failures.clear()
@@ -110,7 +110,7 @@ def run():
 def start_node(run):
     """A function that starts a real node, and waits until it mines.
 
-    It returns the process, which knows its port and its miner's keys. `change` is one of changed.py.
+    The process knows its port and its miner's keys. `change` is one of changed.py.
     """
 
     def start_node(change=None, **options):

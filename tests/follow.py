@@ -1,13 +1,14 @@
-"""Empty one function after the other, and see which tests turn red: `python tests/follow.py`.
+"""Empty a function, write it again, bring it back: `python tests/follow.py get_balance`.
 
-This prints the table of EXERCISES.md, "Follow the series". Behind each row stand two things more:
-how many seconds the tests of that day take, and how many tests of the days before turn red, which
-should be none. Each run uses a copy of the project in a folder of its own.
+The first time, this empties the function in your folder: only its first line and its docstring
+remain. The second time, it brings the original back, and keeps what you have written. Both are in
+the folder .follow.
 
-    python tests/follow.py find_nonce add_transaction     empty only these functions
+Without a name, it empties one function of EXERCISES.md after the other, in a copy of the project,
+and prints the table of that page. Behind each row stand two things more: how many seconds the tests
+took, and how many tests of the days before turned red, which should be none.
 """
 
-import ast
 import pathlib
 import re
 import shutil
@@ -17,6 +18,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
+KEPT = ROOT / ".follow"
 DAYS = ["test_day02", "test_day03", "test_day04", "test_day05", "test_day06"]
 ROWS = {
     "test_day03": "transaction_to_string get_hash add_transaction_to_block find_nonce append_block",
@@ -32,23 +34,73 @@ SUBJECTS = [
 ]
 
 
-def script_of(day):
-    return "blockchain_client.py" if day == "test_client" else "blockchain_server.py"
+def script_of(name):
+    """Return the script that a function is in: the node's, if both have one of that name."""
+    scripts = "blockchain_server.py", "blockchain_client.py"
+    return next((script for script in scripts if body_of(lines_of(ROOT / script), name)), None)
+
+
+def lines_of(path):
+    return path.read_text(encoding="utf8").splitlines(keepends=True)
+
+
+def body_of(lines, name):
+    """Return where the body of a function begins, behind its docstring, and where it ends.
+
+    Only indentation and quotes count, so that it does not matter if the code is half written.
+    """
+    *in_class, name = name.split(".")
+    pattern = rf"class {in_class[0]}\b" if in_class else ""
+    first = next((n for n, line in enumerate(lines) if re.match(pattern, line)), len(lines))
+    define = re.compile(rf"( *)def {name}\(")
+    start = next((n for n in range(first, len(lines)) if define.match(lines[n])), None)
+    if start is None:
+        return None
+    inside = define.match(lines[start])[1] + " "
+    end = start + 1
+    while end < len(lines) and re.match(rf"\s*$|{inside}|\s*\)", lines[end]):
+        end += 1
+    while not lines[end - 1].strip():
+        end -= 1
+    quotes = [n for n in range(start, end) for _ in range(lines[n].count('"""'))]
+    return (quotes[1] if quotes else start) + 1, end
+
+
+def replace_body(path, name, new):
+    """Put another body into a function, and return the old one."""
+    lines = lines_of(path)
+    start, end = body_of(lines, name)
+    old = "".join(lines[start:end])
+    path.write_text("".join([*lines[:start], new, *lines[end:]]), encoding="utf8")
+    return old
 
 
 def empty(path, name):
-    """Empty a function of a script: only its first line and its docstring remain."""
-    *in_class, name = name.split(".")
-    text = path.read_text(encoding="utf8")
-    tree = ast.parse(text)
-    if in_class:
-        (tree,) = (n for n in ast.walk(tree) if getattr(n, "name", None) == in_class[0])
-    (function,) = (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == name)
-    docstring, last = function.body[0], function.body[-1]
-    lines = text.splitlines(keepends=True)
-    raising = " " * last.col_offset + "raise NotImplementedError\n"
-    lines[docstring.end_lineno : last.end_lineno] = [raising]
-    path.write_text("".join(lines), encoding="utf8")
+    """Empty a function of a script. Return what was in it."""
+    lines = lines_of(path)
+    start, _end = body_of(lines, name)
+    indent = re.match(" *", lines[start])[0]
+    return replace_body(path, name, f"{indent}raise NotImplementedError\n")
+
+
+def follow(name):
+    """Empty a function in the learner's own folder, or bring it back."""
+    if not (script := script_of(name)):
+        sys.exit(f"Neither script has a function {name}.")
+    original, yours = KEPT / f"{name}.py", KEPT / f"{name}.yours.py"
+    if original.exists():
+        body = original.read_text(encoding="utf8")
+        yours.write_text(replace_body(ROOT / script, name, body), encoding="utf8")
+        original.unlink()
+        print(f"{name} in {script} is the original again. Yours is in .follow/{yours.name}.")
+        return
+    KEPT.mkdir(exist_ok=True)
+    original.write_text(empty(ROOT / script, name), encoding="utf8")
+    day = next((day for day, names in ROWS.items() if name in names.split()), None)
+    tests = f" tests/{day}.py" if day else ""
+    print(f"{name} in {script} is empty. Write it, until these tests are green:")
+    print(f"    {sys.orig_argv[0]} -m pytest{tests}")
+    print("The same command again brings the original back, and keeps yours.")
 
 
 def run(folder, tests):
@@ -62,24 +114,32 @@ def run(folder, tests):
     return failed, failed + counts.get("passed", 0), time.monotonic() - start
 
 
-def main():
-    print("| day | the article is about | empty this | run this | turn red |")
+def print_table(only=()):
+    print("| day | the article is about | empty this | its tests | turn red |")
     print("| - | - | - | - | --: |")
     for (day, names), subject in zip(ROWS.items(), SUBJECTS):
         for name in names.split():
-            if sys.argv[1:] and name not in sys.argv[1:]:
+            if only and name not in only:
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 copy = pathlib.Path(folder) / "project"
-                shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-                empty(copy / script_of(day), name)
+                ignored = shutil.ignore_patterns(".git", ".venv", ".follow", "__pycache__")
+                shutil.copytree(ROOT, copy, ignore=ignored)
+                empty(copy / script_of(name), name)
                 failed, all_tests, seconds = run(copy, [day])
                 earlier, _, _ = run(copy, DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4])
             number = day[-2:] if day in DAYS else "06"
-            command = f"`.venv/bin/python -m pytest tests/{day}.py`"
-            row = f"| {number} | {subject} | `{name}` | {command} | {failed} of {all_tests} |"
+            row = f"| {number} | {subject} | `{name}` | `{day}.py` | {failed} of {all_tests} |"
             print(f"{row}   {seconds:.0f} s, {earlier}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    match sys.argv[1:]:
+        case ["--table", *only]:
+            print_table(only)
+        case []:
+            print_table()
+        case [name]:
+            follow(name)
+        case _:
+            sys.exit("One name at a time, please.")

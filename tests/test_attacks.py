@@ -1,6 +1,5 @@
 """Day 06, from outside: requests that shall own, crash, stall, fill or confuse a node."""
 
-import ast
 import contextlib
 import io
 import itertools
@@ -19,13 +18,14 @@ import tracemalloc
 
 import pytest
 from conftest import quiet
-from processes import handlers, patience
+from processes import PATIENCE, ROOT, handlers
 
 import blockchain_server
 from blockchain_server import BlockChain, Refused, RequestBytes, RequestReader, Transaction
 
 BALANCE = {"request": "get_balance", "address": "bob"}
 BALANCE_ANSWER = {"address": "bob", "balance": 0}
+AUTHORIZED = {"result": True, "result_message": "Authorized successfully!"}
 LIMIT = blockchain_server.MAX_REQUEST_BYTES
 
 
@@ -36,7 +36,7 @@ def read(data):
 
 def refused(answer):
     """Return True if the answer is a sentence that says what is wrong with the request."""
-    return answer.keys() == {"message"} and answer["message"].endswith(".")
+    return answer is not None and answer.keys() == {"message"} and answer["message"].endswith(".")
 
 
 # ---- Pickles that call, fetch, or change
@@ -144,7 +144,7 @@ def test_a_transaction_may_come_from_a_script_of_ones_own(server, rich_alice):
     for module in ("blockchain_client", "my_script", "os"):
         data = pickle.dumps(rich_alice.request("bob", 1, 0, module), 3)
         data = data.replace(b"c__main__\n", f"c{module}\n".encode())
-        assert server.connect().ask(data)["result"] is True
+        assert server.connect().ask(data) == AUTHORIZED
     script = f"""
 import pickle, socket
 from blockchain_client import Transaction, sign_transaction
@@ -154,8 +154,9 @@ with socket.create_connection(("127.0.0.1", {server.socket_port})) as node:
     node.send(pickle.dumps({{"request": "transaction", "data": payment, "signature": signature}}))
     print(node.recv(4096).decode())
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "'Authorized successfully!'" in run.stdout
+    python = [sys.executable, "-c", script]
+    run = subprocess.run(python, cwd=ROOT, capture_output=True, text=True)
+    assert run.stdout == f"{AUTHORIZED}\n", run.stderr
 
 
 NONSENSE = [
@@ -218,7 +219,7 @@ def test_a_request_holds_no_memory_after_its_answer(server):
         for attack in (b"}" * 16_000 + b"\xff", nested + b".", unknown):
             connections = [server.connect() for _ in range(30)]
             for connection in connections:
-                assert refused(connection.ask(attack))
+                assert refused(connection.ask(attack)), attack[:99]
             assert tracemalloc.get_traced_memory()[0] < 25 * 10**6  # with Python 3.14's buffers, 13
     finally:
         tracemalloc.stop()
@@ -273,87 +274,7 @@ def test_any_value_in_any_field_of_a_transaction_gets_an_answer(ledger, rich_ali
             assert answer["result"] is False and answer["result_message"].endswith("!")
 
 
-# ---- Streams
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_a_request_may_come_byte_by_byte(server, rich_alice, protocol):
-    connection = server.connect()
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for byte in pickle.dumps(rich_alice.request("bob", 1, 0, "in pieces"), protocol):
-        connection.send(bytes([byte]))
-    assert connection.receive()["result"] is True
-
-
-def test_several_requests_in_one_piece_are_answered_in_order(server):
-    connection = server.connect()
-    requests = [pickle.dumps({**BALANCE, "address": str(n)}, 3 + n % 3) for n in range(100)]
-    connection.send(b"".join(requests))
-    assert [connection.receive()["address"] for _ in requests] == [str(n) for n in range(100)]
-
-
-@pytest.mark.parametrize("letter", ["a", "ñ", "謝", "🙂"])
-def test_a_comment_may_have_thousands_of_letters_in_any_script(server, rich_alice, letter):
-    answer = server.connect().ask(rich_alice.request("bob", 1, 0, letter * 3900))
-    assert answer["result_message"] == "Authorized successfully!"
-
-
-def test_a_request_has_as_many_bytes_as_allowed_and_no_more(server):
-    def balance_of(length):
-        frame = len(pickle.dumps({**BALANCE, "address": "a" * 9000}, 3)) - 9000
-        return pickle.dumps({**BALANCE, "address": "a" * (length - frame)}, 3)
-
-    assert len(balance_of(LIMIT)) == LIMIT == 16_384
-    connection = server.connect()
-    for _ in range(3):  # each request is counted from its own first byte
-        assert connection.ask(balance_of(LIMIT))["balance"] == 0
-    too_long = {"message": "A request may have at most 16384 bytes."}
-    assert connection.ask(balance_of(LIMIT + 1)) == too_long
-    assert connection.receive() is None
-
-
-@pytest.mark.parametrize("garbage", [b"\xff", b"hello\n", b"garbage" * 10**6])
-def test_garbage_gets_a_sentence_and_then_the_connection_ends(server, garbage):
-    """The sentence arrives, although the node has not read everything that was sent."""
-    connection = server.connect()
-    assert refused(connection.ask(garbage))
-    assert connection.receive() is None
-    connection.socket.close()
-    assert handlers(patience.seconds) == []
-
-
-def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(server, alice):
-    data = pickle.dumps(alice.request())
-    for length in range(1, len(data), 37):
-        connection = server.connect()
-        connection.send(data[:length])
-        connection.socket.shutdown(socket.SHUT_WR)
-        assert connection.receive() == {"message": "The request ends in the middle."}
-        assert connection.receive() is None
-
-
-@pytest.mark.parametrize("data", [b"", b"\x80\x04\x95", pickle.dumps(BALANCE)[:-1], b"\xff"])
-@pytest.mark.parametrize("reset", [False, True])
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_client_that_leaves_leaves_nothing_behind(server, data, reset, capsys):
-    connection = server.connect()
-    assert connection.ask(BALANCE) == BALANCE_ANSWER
-    connection.send(data)
-    if reset:
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.socket.close()
-    assert handlers(patience.seconds) == []
-    assert len(capsys.readouterr().out.splitlines()) <= 6
-
-
-def test_the_log_shows_a_bounded_part_of_a_request_on_one_line(server, capsys):
-    forged = "\r\n[*] Hash found: forged \x1b[2J"
-    server.connect().ask({"request": "get_balance", "address": forged * 100})
-    server.connect().ask(forged.encode() * 1000)
-    said = capsys.readouterr().out
-    excerpts = re.findall(r"^(?:\[\*\] Received: )?(b'.*')(?: cannot be parsed: .*)?$", said, re.M)
-    assert [len(ast.literal_eval(excerpt)) for excerpt in excerpts] == [100, 100, 100]
-    assert "\n[*] Hash found" not in said and "\x1b" not in said
-
-
+# ---- A node under attack
 def memory(node):
     """Return the peak of the node's memory in megabytes, or 0 if this is not Linux."""
     status = pathlib.Path(f"/proc/{node.popen.pid}/status")
@@ -369,19 +290,20 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
         with contextlib.suppress(ConnectionError):  # the node took no more of it
             connection.send(attack)
             connection.socket.shutdown(socket.SHUT_WR)
-            assert refused(connection.receive())
+            assert refused(connection.receive()), attack
         if number % 10 == 0:
             honest = node.miner.request("bob", 1, 0, f"payment {number}")
-            assert node.connect().ask(honest)["result"] is True
+            assert node.connect().ask(honest) == AUTHORIZED
     crowd = [node.connect() for _ in range(50)]  # they stay
     for connection in crowd:
         connection.send(b"\x80\x04" + b"}" * (LIMIT - 10))
     assert node.connect().ask(BALANCE)["address"] == "bob"
-    assert memory(node) < before + 100  # each dict takes 64 bytes: 50 connections, 50 megabytes
+    # Each dict takes 64 bytes: 50 connections, 50 megabytes. Without the GIL, it is twice as much.
+    assert memory(node) < before + 200
     node.seen = len(node.output)  # only blocks from now on count
     node.wait_for_blocks(1)
     assert not (tmp_path / "owned").exists()
-    assert "Traceback" not in node.output
+    assert node.failure() is None
 
 
 def random_programs(account, chance):
@@ -424,5 +346,5 @@ def test_random_requests_get_answers(server, rich_alice):
                     assert answer.keys() in kinds
                 connection.socket.close()
     print(f"\n{number:,} requests")
-    assert handlers(patience.seconds) == []
+    assert handlers(PATIENCE) == []
     assert server.connect().ask(BALANCE) == BALANCE_ANSWER

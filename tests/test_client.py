@@ -149,7 +149,7 @@ def test_an_answer_is_shown_whole_wherever_it_was_cut(run, silent, pieces, shown
                 connection.shutdown(socket.SHUT_WR)
             else:
                 connection.sendall(piece)
-        client.wait_for(r"^\[\*\] Message from node: " + shown + r"\nCommand list")
+        client.wait_for(r"^\[\*\] Message from node: " + shown + r"\n")
         client.popen.kill() if os.name != "posix" else client.interrupt()
         client.status()
     assert "\x1b" not in client.output and client.failure() is None
@@ -192,8 +192,8 @@ def test_an_answer_cannot_pass_for_a_prompt(run, silent, columns, filler):
         connection.sendall(str(fields).encode())
         client.wait_for("Message from node: ")
         client.wait_for("Command list")
-    answer = client.output[client.output.index("[*] Message") : client.output.rindex("Command list")]
-    first, *rows = answer.rstrip("\n").split("\n")
+    answer = client.output.partition("[*] Message")[2].partition("\nCommand list")[0]
+    first, *rows = f"[*] Message{answer}".split("\n")
     assert len(rows) >= 2
     assert all(row.startswith(" " * 23) for row in rows)
     assert all(columns_of(row) < (columns or 80) for row in [first, *rows])
@@ -236,8 +236,6 @@ def test_a_private_key_is_never_sent(run, silent, alice):
         if field == "Comment":
             break
         for paste in pastes:
-            if prompt == "Private_key" and paste in pastes[-3:]:
-                paste = secret  # there, it may have spaces: but this one is another account's
             client.type(paste, then=rf"{prompt}: th.*\.\)?\n{prompt}: ")
         client.type(text)
     for number, paste in enumerate(pastes):
@@ -253,10 +251,11 @@ def test_a_private_key_is_never_sent(run, silent, alice):
 
 @pytest.mark.parametrize("check", [no_key, address_or_text])
 def test_a_private_key_is_found_whatever_stands_between_its_letters(check):
-    for between in (" ", ",", "\n", "\u200b", " - ", "\u3000", "'", "謝"):
+    for between in (" ", ",", "\n", "\u200b", " - ", "\u3000", "'", "謝", ":"):
         for width in (1, 7, 20, 23, 64):
             secret = spaced(Account().private if width == 20 else SECRET, between, width)
-            for typed in (secret, f"Private key: {secret}", f"<{secret}>", f'"{secret}".'):
+            around = ("{}", "Private key: {}", "<{}>", '"{}".', "my key {}", "{} :)", "{} thanks")
+            for typed in (form.format(secret) for form in around):
                 with pytest.raises(ValueError, match=LOOKS_LIKE_A_KEY.strip("\\n")):
                     check(typed)
 
@@ -315,7 +314,7 @@ def test_any_other_text_is_a_receiver_or_a_comment():
         *("a" * 24, "1" * 24, "a1" * 20, "http://a.b/c", "/home/anna/projects/report2024"),
         *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
         *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
-        "see https://github.com/dvf/blockchain/issues/123",
+        *("see https://github.com/dvf/blockchain/issues/123", "my FAMILY of 5 says MII: " * 12),
     ):
         assert address_or_text(text) == no_key(text) == text
     for comment in ("", "2+2=", "謝謝\u3000你", "👨\u200d👩\u200d👧", "two\nlines"):
@@ -374,8 +373,7 @@ def test_after_a_mistake_the_same_field_is_asked_again(client, server, rich_alic
         client.wait_for(f"{FIELDS[number + 1]}: " if field != "Comment" else "Authorized success")
     client.wait_for(COUNTS)
     assert "Warning" not in client.output
-    (payment,) = server.pending_transactions
-    assert (payment.receiver, payment.amounts, payment.fee, payment.message) == ("bob", 1, 0, "謝謝")
+    assert server.pending_transactions == [rich_alice.pay("bob", 1, 0, "謝謝")[0]]
 
 
 def test_an_empty_line_leads_back_to_the_menu(client, alice):
@@ -408,7 +406,7 @@ def test_the_last_row_of_a_key_does_not_become_a_comment(client, server, rich_al
 def test_a_request_that_is_too_long_is_not_sent(client, server, rich_alice):
     for letter, length in ("x", 17_000), ("謝", 6_000):
         fill_in(client, rich_alice, Comment=letter * length)
-        client.wait_for(r"Nothing was sent\. A request may have 16384 bytes at most\.\nCommand list")
+        client.wait_for(r"^Nothing was sent\. A request may have 16384 bytes at most\.\nCommand")
     fill_in(client, rich_alice, Comment="x" * 15_000)
     client.wait_for(re.escape(AUTHORIZED))
     assert len(server.pending_transactions) == 1

@@ -8,12 +8,15 @@ import threading
 import time
 
 import pytest
+from processes import ROOT
 
 import blockchain_client
 from blockchain_server import Block, BlockChain, Transaction
 
 
-@pytest.mark.parametrize("transaction", [Transaction, blockchain_client.Transaction])
+@pytest.mark.parametrize(
+    "transaction", [Transaction, blockchain_client.Transaction], ids=["node", "client"]
+)
 def test_a_transaction_has_five_fields_that_cannot_change(transaction):
     names, values = "sender receiver amounts fee message", ("alice", "bob", 50, 1, "Thank you")
     payment = transaction(*values)
@@ -66,5 +69,16 @@ def test_a_chain_is_a_ledger_without_a_thread_or_a_port():
 @pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])
 def test_importing_a_script_does_nothing(script):
     code = f"import threading, {script}; assert threading.active_count() == 1"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    python = [sys.executable, "-c", code]
+    run = subprocess.run(python, cwd=ROOT, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("script", ["blockchain_server", "blockchain_client"])
+def test_importing_a_script_without_rsa_is_an_import_error(script):
+    """Somebody's shell must not end."""
+    code = f"try: import {script}\nexcept ImportError as error: print(error)"
+    python = [sys.executable, "-S", "-c", code]  # -S leaves out the installed packages
+    run = subprocess.run(python, cwd=ROOT, capture_output=True, text=True)
+    said = "The package rsa is missing. README.md explains how to install it.\n"
+    assert (run.returncode, run.stdout, run.stderr) == (0, said, "")

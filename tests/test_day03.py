@@ -134,6 +134,20 @@ def test_an_interrupted_block_loses_no_transaction(ledger, alice):
     assert ledger.balances["bob"] == 20 and not any(ledger.outgoing.values())
 
 
-def test_the_examples_in_the_docstrings_are_true():
+def test_append_block_brings_up_to_date_what_follows_from_the_chain(ledger, alice):
+    """Day 04 looks at balances and work, Day 05 at what was accepted and at what is outgoing."""
+    mined, waiting = (pend(ledger, alice, "bob", amounts, fee=2) for amounts in (30, 40))
+    block = Block(ledger.chain[0].hash, 3, "miner", 10, transactions=[mined])
+    ledger.append_block(block)
+    assert ledger.chain[1:] == [block]
+    assert ledger.chain_work == 16**0 + 16**3  # of the genesis block and of this one
+    assert ledger.balances == {"lkm543": 10, "miner": 12, alice.address: -32, "bob": 30}
+    assert ledger.pending_transactions == [waiting]
+    assert ledger.outgoing == {alice.address: 42}
+    assert ledger.accepted_transactions == {mined, waiting}
+
+
+def test_the_examples_in_the_docstrings_are_true(capsys):
     result = doctest.testmod(blockchain_server)
-    assert result.failed == 0 and result.attempted >= 3
+    assert result.failed == 0, capsys.readouterr().out
+    assert result.attempted >= 3

@@ -170,7 +170,16 @@ def test_a_number_in_place_of_its_string_is_found(ledger, alice):
     assert not ledger.verify_blockchain()
 
 
-@pytest.mark.parametrize("blocks", [[0], [5], [14], range(15), range(1, 15)])
+REMOVED = {
+    "the genesis block": [0],
+    "one in the middle": [5],
+    "the last one": [14],
+    "all": range(15),
+    "all but the genesis block": range(1, 15),
+}
+
+
+@pytest.mark.parametrize("blocks", REMOVED.values(), ids=REMOVED)
 def test_blocks_that_were_removed_are_found(honest, blocks):
     honest.chain = [block for height, block in enumerate(honest.chain) if height not in blocks]
     assert not honest.verify_blockchain()
@@ -202,7 +211,7 @@ def test_another_beginning_or_order_is_found(honest, capsys):
     assert faulty_block(honest, capsys) == (0, "it does not follow the block before it!\n")
 
 
-@pytest.mark.parametrize("difficulty", [-1, 0.5, float("nan"), None, "1", 10**9, True])
+@pytest.mark.parametrize("difficulty", [-1, 0.5, float("nan"), None, "1", 10**9, True], ids=repr)
 def test_a_difficulty_that_is_not_valid_is_found_in_a_chain_hashed_again(honest, difficulty):
     for block in honest.chain:
         block.difficulty = difficulty

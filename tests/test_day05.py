@@ -10,7 +10,7 @@ import time
 import pytest
 import rsa
 from conftest import Account, mine, quiet
-from processes import patience
+from processes import PATIENCE
 
 import blockchain_client
 import blockchain_server
@@ -19,7 +19,7 @@ from blockchain_server import BlockChain, Transaction
 ACCEPTED = (True, "Authorized successfully!")
 NOT_ENOUGH = (False, "Balance not enough!")
 WRONG_SIGNATURE = (False, "RSA Verified wrong!")
-ACCEPTED_BEFORE = (False, "Accepted before! To pay the same again, change the comment.")
+ACCEPTED_BEFORE = (False, "Accepted before! To pay a second time, change the comment.")
 # These behave like an int and a str. They could say that they equal another one.
 Five, Text = type("Five", (int,), {}), type("Text", (str,), {})
 NO_NUMBERS = [1.5, float("nan"), float("inf"), True, False, "5", None, b"5", [5], Five(5)]
@@ -30,10 +30,12 @@ def public_key(address):
     return rsa.PublicKey.load_pkcs1(pem.encode())
 
 
-@pytest.mark.parametrize("maker", [blockchain_server.BlockChain(), blockchain_client])
+@pytest.mark.parametrize(
+    "maker", [blockchain_server.BlockChain(), blockchain_client], ids=["node", "client"]
+)
 def test_a_pair_of_keys_is_two_lines_of_512_bits(ledger, maker):
     address, private = maker.generate_address()
-    public, secret = public_key(address), blockchain_client.load_private(private)
+    public, secret = public_key(address), blockchain_client.load_key(rsa.PrivateKey, private)
     assert (public.n.bit_length(), public.n, public.e) == (512, secret.n, secret.e)
     assert maker.get_address_from_public(public.save_pkcs1()) == address
     assert maker.extract_from_private(secret.save_pkcs1()) == private
@@ -59,19 +61,23 @@ def no_coin_moves(ledger):
     return not waiting and not ledger.chain[-1].transactions
 
 
-@pytest.mark.parametrize(
-    "field, values, answer",
-    [
-        ("amounts", [-5, 0, -(10**400), *NO_NUMBERS], "Amounts must be a whole number above 0!"),
-        ("fee", [-1, -(10**400), *NO_NUMBERS], "Fee must be a whole number, 0 or more!"),
-        ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
-        ("receiver", [None, 5, b"x", Text("x")], "Receiver must be a string!"),
-        ("receiver", [""], "Receiver must not be empty!"),
-        ("message", [None, 5, b"hi", Text("hi")], "Message must be a string!"),
-        ("sender", [None, 5, b"alice", Text("alice")], "Sender must be a string!"),
-    ],
-)
+STRING = "%s must be a string!"
+BAD_FIELDS = {
+    "no amount": (
+        *("amounts", [-5, 0, -(10**400), *NO_NUMBERS]),
+        "Amounts must be a whole number above 0!",
+    ),
+    "no fee": ("fee", [-1, -(10**400), *NO_NUMBERS], "Fee must be a whole number, 0 or more!"),
+    "too high an amount": ("amounts", [101, 10**18, 10**400, 10**5000], "Balance not enough!"),
+    "too high a fee": ("fee", [100, 10**18, 10**400, 10**5000], "Balance not enough!"),
+    "a receiver of another type": ("receiver", [None, 5, b"x", Text("x")], STRING % "Receiver"),
+    "no receiver": ("receiver", [""], "Receiver must not be empty!"),
+    "a comment of another type": ("message", [None, 5, b"hi", Text("hi")], STRING % "Message"),
+    "a sender of another type": ("sender", [None, 5, b"a", Text("a")], STRING % "Sender"),
+}
+
+
+@pytest.mark.parametrize("field, values, answer", BAD_FIELDS.values(), ids=BAD_FIELDS)
 def test_a_field_that_is_not_valid_is_refused(ledger, rich_alice, field, values, answer):
     for value in values:
         honest, signature = rich_alice.pay("bob", 1)
@@ -120,7 +126,7 @@ class Lookalike(Transaction):
     __hash__ = object.__hash__
 
 
-@pytest.mark.parametrize("other", [blockchain_client.Transaction, Lookalike])
+@pytest.mark.parametrize("other", [blockchain_client.Transaction, Lookalike], ids=["client", "own"])
 def test_a_transaction_of_another_class_is_refused(ledger, rich_alice, other):
     """The ledger would not know it again when it comes for the second time."""
     transaction, signature = rich_alice.pay("bob", 1)
@@ -152,7 +158,7 @@ def test_a_signature_is_valid_for_the_signed_string_only(ledger, rich_alice):
 
 def test_a_signature_with_another_hash_is_refused(ledger, rich_alice):
     transaction, _ = rich_alice.pay("bob", 1)
-    key = blockchain_client.load_private(rich_alice.private)
+    key = blockchain_client.load_key(rsa.PrivateKey, rich_alice.private)
     text = ledger.transaction_to_string(transaction).encode()
     claim = b"\0" * 20 + rsa.pkcs1.HASH_ASN1["SHA-512"] + b"\0" * 20  # too long for the key
     too_long = pow(int.from_bytes(claim, "big"), key.d, key.n).to_bytes(64, "big")
@@ -316,7 +322,7 @@ def test_the_storm(ledger, restless_threads):
     for account in accounts:
         mine(ledger, account.address, 5)
     accepted = []
-    barrier = threading.Barrier(len(accounts) + 1, timeout=patience.seconds)
+    barrier = threading.Barrier(len(accounts) + 1, timeout=PATIENCE)
 
     def storm(payments):
         barrier.wait()
