@@ -194,7 +194,7 @@ def handle_receive(node: Node) -> NoReturn:
     # What is left is no answer, or only a part of one. If nothing is left, this is "".
     node.answers.put(received[:1000].decode("utf8", "backslashreplace"))
     with node.asking, contextlib.suppress(BrokenPipeError):
-        print("\nThe connection to the node has ended.", file=sys.stderr)
+        print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)  # one write
     # The main thread waits in input(). SIGINT interrupts that as Ctrl-C does, and readline restores
     # the terminal. (On Windows, it ends the process.) One that comes just before input() begins to
     # wait is lost, so it is sent again.

@@ -144,6 +144,7 @@ def test_an_answer_is_shown_whole_wherever_it_was_cut(run, silent, pieces, shown
     with silent.accept()[0] as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         client.type("bob")
+        assert connection.recv(1)  # the client is waiting for an answer now
         for piece in pieces:
             if piece is None:
                 connection.shutdown(socket.SHUT_WR)
