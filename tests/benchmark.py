@@ -138,8 +138,6 @@ def be_a_node(kind):
 
 def measure_reading():
     ((transaction, signature, _),) = payments(1)
-    Transaction.__module__ = "__main__"
-    sys.modules["__main__"].Transaction = Transaction
     data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
 
     def read():
