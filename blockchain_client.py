@@ -137,8 +137,8 @@ class Node:
 def send_request(node: Node, message: dict[str, Any]) -> None:
     """Send a request, and show its answer (Day 06). Raises BackToMenu if it is too long.
 
-    Answers come in the order of the requests. So the own one is the last that is owed, and those
-    before it belong to requests that were given up.
+    Answers come in the order of the requests. So of those that are owed, the last one answers this
+    request. The others come first: nobody waited for them any longer.
     """
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
@@ -164,9 +164,10 @@ def show_answer(node: Node, answer: str, *, late: bool) -> None:
     node.owed = max(0, node.owed - 1)
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
     with contextlib.suppress(OSError):  # the output is no terminal
-        # A row ends after a space where it can. Some terminals report 0 columns.
+        # Rows end after a space where they can. A Chinese character takes two columns: meanwhile, a
+        # NUL stands for the second one. Some terminals report 0 columns.
         row = f".{{1,{max((os.get_terminal_size(1).columns or 80) - 26, 10)}}}"
-        wide = re.sub(r"([^\x00-\x7f])", "\\1\0", text)  # a Chinese character takes two columns
+        wide = re.sub(r"([^\x00-\x7f])", "\\1\0", text)
         text = ("\n" + " " * 23).join(re.findall(f"{row}(?: |$)|{row}", wide)).replace("\0", "")
     print("A late answer, to an earlier request:\n" * late + f"[*] Message from node: {text}")
     if not late and answer.startswith("{'result': True,"):
@@ -181,7 +182,7 @@ def handle_receive(node: Node) -> NoReturn:
     """
     received = b""
     with node.socket, contextlib.suppress(OSError):  # the connection was reset
-        # The longest honest answer repeats a request, with each byte as \x00.
+        # The longest answer of a node repeats a request, with four letters (\x00) for each byte.
         while len(received) <= 4 * MAX_REQUEST_BYTES and (data := node.socket.recv(65536)):
             # An answer is `str` of a dict. It is whole when it is a Python literal, at the end of
             # the data or where the next one begins.
@@ -217,9 +218,9 @@ def ask(field: str, check: Callable[[str], Any], *, optional: bool = False) -> A
     """Ask for a field until `check` accepts what was typed. Return what `check` returns.
 
     `check` raises ValueError with a sentence for the person. An empty line raises BackToMenu,
-    unless the field is `optional`. So does a mistake, if the next line is not meant for the same
-    field: in a pipe it belongs to the next one, and at an optional field, which takes any text, it
-    may be the next row of a key.
+    unless the field is `optional`. After a mistake, asking again would be wrong in two cases, and
+    BackToMenu is raised, too: the lines of a pipe were written for the fields after this one, and
+    an optional field takes any text, so it would take the next row of a pasted key.
     """
     while True:
         typed = input(f"{field}: ").strip()
@@ -251,8 +252,8 @@ def private_key_of(address: str, typed: str) -> str:
     """Return the private key of an address. Raises ValueError if it is damaged, or another's."""
     private = bare_key(typed)
     key = load_key(rsa.PrivateKey, private)
-    # rsa takes five of a key's eight numbers, computes the other three, and only warns if the text
-    # has different ones. But then the key has another text when it is saved.
+    # A private key has eight numbers. Three of them follow from the others, so rsa computes them,
+    # and only warns if those in the text are different. Saved again, such a key has another text.
     if key.n != key.p * key.q or extract_from_private(key.save_pkcs1()) != private:
         raise ValueError("this is not a valid key.")
     if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) != address:
@@ -342,10 +343,10 @@ def run_menu(node: Node) -> None:
 
 
 def prepare_terminal() -> None:
-    """Set up what `input` and `print` do with odd bytes, Chinese, pastes, and the arrow keys."""
+    """Set up `input` and `print` for any bytes, Chinese, pastes of many lines, and arrow keys."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    # In the C locale, readline drops Chinese. It takes its locale from LC_ALL when it is imported.
+    # In the C locale, which has no language, readline drops Chinese. It reads LC_ALL when imported.
     if locale.setlocale(locale.LC_CTYPE) == "C":
         os.environ["LC_ALL"] = "C.UTF-8"
     with contextlib.suppress(ImportError):  # Windows has no readline, and edits lines by itself

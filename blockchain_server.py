@@ -41,8 +41,8 @@ except ModuleNotFoundError as error:  # in a shell, an exception; for the script
     raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
 
 GENESIS_PREVIOUS_HASH = "Hello World!"  # the genesis block has no block before it
-ONE_TO_THREE_DIGITS = [b"%d" % number for number in range(1000)]  # b"0" to b"999"
-THREE_DIGITS = [b"%03d" % number for number in range(1000)]  # b"000" to b"999"
+ONE_TO_THREE_DIGITS = [b"%d" % number for number in range(1000)]  # the nonces below 1000
+THREE_DIGITS = [b"%03d" % number for number in range(1000)]  # the last digits of all others
 MAX_REQUEST_BYTES = 16_384  # most transactions have about 400 bytes; long comments fit, too
 
 
@@ -88,15 +88,15 @@ class Refused(Exception):
 class BlockChain:
     """The ledger: a chain, and what follows from it. `start()` turns it into a node.
 
-    The main thread mines, and is the only writer of the chain, so it may read the chain without the
-    lock. The handlers, one thread for each client, call `get_balance` and `add_transaction` alone.
-    Whatever both sides touch is changed under `lock`. While a thread holds the lock, it does not
-    hash blocks, verify signatures, print, or use the network.
+    The main thread mines. It is the only one that writes to the chain, so it may read the chain
+    without the lock. The other threads of a node, one for each client, call nothing here but
+    `get_balance` and `add_transaction`. What both sides use is changed under `lock`, and a thread
+    that holds it does not hash blocks, verify signatures, print, or wait for the network.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
         """Make an empty ledger. `start()` will listen on `socket_port`; 0 means any free port."""
-        self.adjust_difficulty_blocks = 10  # blocks between two retargets
+        self.adjust_difficulty_blocks = 10  # after so many blocks, the difficulty is fitted
         self.difficulty = 1  # how many zeros the hash of the next block must begin with
         self.block_time = 30  # seconds that a block should take
         self.miner_rewards = 10  # coins that a block creates
@@ -208,17 +208,19 @@ class BlockChain:
         Nothing tells which one it will be, so a miner tries them all. After each million tries,
         `show_progress` is told.
         """
-        # What follows finds the nonce of this loop, at the speed of hashlib's bare copy, update and
-        # digest:
+        # What follows finds the same nonce as this loop, but costs no more than hashlib's copy,
+        # update and digest:
         #
         #     nonce = 0
         #     while not self.get_hash(block, nonce).startswith("0" * block.difficulty):
         #         nonce += 1
         #
-        # Each try copies the midstate of everything in front of the nonce. Digests of 20 bytes
-        # compare like numbers, and the target is the highest with enough zeros.
-        # Formatting each nonce would make it a third slower, so a thousand nonces share what stands
-        # before their last three digits, and those come from a table.
+        # Each try copies the midstate of everything in front of the nonce, and adds the nonce. A
+        # digest is the 20 bytes that the 40 hex digits stand for. Bytes of equal length compare
+        # like numbers, so a block is mined when its digest is not above the target: the highest
+        # one that begins with enough zeros. Writing every nonce out in digits would make all this
+        # a third slower, so a thousand of them share the first digits, and the last three come from
+        # a table.
         target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
         midstate = hashlib.sha1(self.get_block_bytes(block))
         start = time.perf_counter()
@@ -340,9 +342,10 @@ class BlockChain:
     def check_block(self, block: Block) -> None:
         """Raise Refused if the hash of this block is wrong, or has too few zeros.
 
-        It knows this block alone: not its link, nor whether difficulty and reward are those of the
-        rules, the senders had the coins, they signed, or a transaction was mined before. Raises
-        TypeError or ValueError if a field holds what no block can hold.
+        It knows nothing but this block. So it does not check the link to the block before, the
+        rules for difficulty and reward, whether the senders signed and had the coins, and whether a
+        transaction was mined before. Raises TypeError or ValueError if a field holds a value that
+        cannot be hashed or compared.
         """
         # A tuple of the same transactions has the same hash as their list, so the type counts, too.
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
@@ -382,8 +385,8 @@ class BlockChain:
     def get_public_from_address(address: str) -> rsa.PublicKey:
         """Return the public key that an address is. Raises Refused if it is no valid address.
 
-        Keys come from strangers, so n and e are limited: with 30,000 bits each, checking a single
-        signature would take a minute.
+        A public key is two numbers, n and e. It comes from a stranger, so both are limited: with
+        30,000 bits each, checking a single signature would take a minute.
         """
         mistake = "Sender must be an address made by generate_address!"
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
@@ -401,10 +404,12 @@ class BlockChain:
     def check_fields(self, transaction: Transaction) -> None:
         """Raise Refused if this is no Transaction, or one of its fields breaks a rule.
 
-        Types are compared with `type`, because True is an int to `isinstance`, and so is any
-        subclass with comparisons of its own. NaN is a float, and `nan <= 0` is false.
+        The types have to be exact. `isinstance` would take True for an int, and so it would an
+        object of a subclass of int that defines `<` in its own way. A comparison alone would let
+        NaN pass, because `nan <= 0` is false.
         """
-        # One of another class could be equal to nothing, and so be accepted twice.
+        # The look into accepted_transactions compares with ==. An object of another class may be
+        # equal to none of them, however often it comes.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
@@ -425,8 +430,8 @@ class BlockChain:
         """Return whether the sender signed this transaction, with SHA-1 (Day 05)."""
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
-        # rsa.verify returns the name of the hash in the signature, and raises OverflowError if that
-        # hash is too long for the key.
+        # A signature names its hash function. rsa.verify accepts several and returns the name; it
+        # raises OverflowError if that hash is too long for the key.
         with contextlib.suppress(rsa.VerificationError, OverflowError):
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
         return False
@@ -489,7 +494,8 @@ class BlockChain:
         # interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
         sys.setswitchinterval(0.00002)
         try:
-            # The article's socket, bind and listen in one call, with each system's own options.
+            # This is the article's socket(), bind() and listen(), with the options that each system
+            # needs. Up to 1024 clients may wait to be accepted.
             server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
         except (OSError, OverflowError) as error:
             # create_server appends " (while attempting to bind ...)" to the system's words.
@@ -507,13 +513,13 @@ class BlockChain:
                     target=self.receive_socket_message, args=[connection, address], daemon=True
                 ).start()
             except ConnectionError:  # the client left before it was accepted
-                continue
-            except RuntimeError as error:  # no thread is left, and the client is turned away
+                pass
+            except RuntimeError as error:  # no thread can start, so this client is disconnected
                 connection.close()
                 say(f"Too many connections: {error}")
-            except (OSError, MemoryError) as error:  # no file descriptor is left: the client waits
+            except (OSError, MemoryError) as error:  # no file descriptor is left for the connection
                 say(f"Too many connections: {error}")
-                time.sleep(1)  # at once, accept would fail again
+                time.sleep(1)  # the client still waits, and accept would fail again at once
 
     def receive_socket_message(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Answer one client until it leaves, or sends something that is no request (Day 06)."""
@@ -555,9 +561,10 @@ class BlockChain:
 
 # ---- Day 06: requests from strangers --------------------------------------------------------
 #
-#     pickle  Python's format for objects, in truth a program for a machine with a stack
+#     pickle  Python's format for objects; in truth a program, which makes them step by step
 #     opcode  the byte that names one instruction of that program
-#     memo    where the program keeps objects that it will use again
+#     stack   where instructions put objects and take them from; the last one is on top
+#     memo    where a program keeps objects that it will use again
 
 
 def wait_for_bytes(file: io.BufferedReader) -> bytes:
@@ -630,10 +637,18 @@ class RequestReader(pickle._Unpickler):
         SETITEM                       {'request': 'hello'}
         STOP                          the program ends, and its result is on top of the stack
 
-    `_Unpickler` is private: the tests would show if a new Python changed it.
+    And this is a Transaction, of which only the dict of its fields is kept:
+
+        GLOBAL '__main__ Transaction' object                (find_class)
+        EMPTY_TUPLE                   object  ()            (the arguments)
+        NEWOBJ                        object()
+        EMPTY_DICT ... SETITEMS       object()  {'sender': ..., ...}
+        BUILD                         {'sender': ..., ...}  (load_build)
+
+    `_Unpickler` is private to Python: the tests would show if a new version changed it.
     """
 
-    # pickle.PROTO and the others are bytes, and adding them up lists them: a loop gives ints.
+    # Each name is one byte. Their sum is a bytes object, and a loop over it gives ints, as keys.
     dispatch: ClassVar[dict[int, Any]] = {
         opcode: pickle._Unpickler.dispatch[opcode]
         for opcode in pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK
@@ -641,7 +656,7 @@ class RequestReader(pickle._Unpickler):
         + pickle.BINUNICODE + pickle.SHORT_BINUNICODE + pickle.BINBYTES + pickle.SHORT_BINBYTES
         + pickle.BININT + pickle.BININT1 + pickle.BININT2 + pickle.LONG1 + pickle.LONG4
         + pickle.EMPTY_DICT + pickle.SETITEM + pickle.SETITEMS
-        # A Transaction comes as its class, a new object of it, its fields, and BUILD (below).
+        # These and BUILD, below, are for a Transaction.
         + pickle.GLOBAL + pickle.STACK_GLOBAL + pickle.EMPTY_TUPLE + pickle.NEWOBJ
     }  # fmt: skip
 
@@ -699,12 +714,13 @@ def say(line: str, *, changing: bool = False) -> None:
 
 
 def say_goodbye(*_: Any) -> NoReturn:
-    """End the process on Ctrl-C, with status 0: there is no other way to end a node.
+    """End the process on Ctrl-C. This is how one ends a node, so the status is 0.
 
-    A signal handler, because KeyboardInterrupt can strike right after a lock was taken, which then
-    stays taken (python/cpython#148874).
+    It handles the signal itself, because a KeyboardInterrupt may come just after a lock was taken,
+    and then nobody releases that lock (python/cpython#148874).
     """
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it if the pipe is full
+    # os.write waits for ever if the output is a pipe that is full. Then a second Ctrl-C ends it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # the output is closed
         os.write(1, b"\nGoodbye! The chain ends with its node.\n")
     os._exit(0)
