@@ -102,7 +102,15 @@ def tell_the_peers(*_):
 
 
 def mistake_in_the_mining(node):
-    node.BlockChain.find_nonce = tell_the_peers
+    """It happens after the first request."""
+    asked, get_balance = threading.Event(), node.BlockChain.get_balance
+
+    def get_balance_and_go_on(self, account):
+        asked.set()
+        return get_balance(self, account)
+
+    node.BlockChain.get_balance = get_balance_and_go_on
+    node.BlockChain.find_nonce = lambda *_: asked.wait() and tell_the_peers()
 
 
 def mistake_in_a_request(node):

@@ -6,7 +6,7 @@ import io
 import threading
 
 import pytest
-from processes import Connection, Process, remember_failure, thread_failures
+from processes import Connection, Process, handlers, remember_failure, thread_failures
 
 import blockchain_client
 import blockchain_server
@@ -59,7 +59,15 @@ def a_test_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(threading, "excepthook", remember_failure)
     thread_failures.clear()
     yield
+    if handlers(5):  # it may be a loop without an end, which would make all other tests slow
+        pytest.exit("receive_socket_message goes on, although its client has left.", returncode=1)
     assert not thread_failures, thread_failures[0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    """Show the end of what a test has printed, which may be megabytes."""
+    report.sections = [(title, text[-3000:]) for title, text in report.sections]
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def free_port():
 def handlers(seconds=0):
     """Return the threads in this process that serve a client, and still do after these seconds."""
     threads = [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+    deadline = time.monotonic() + seconds
     for thread in threads:
-        thread.join(seconds)
+        thread.join(max(0, deadline - time.monotonic()))
     return [thread for thread in threads if thread.is_alive()]

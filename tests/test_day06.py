@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import os
 import pickle
 import random
@@ -389,6 +390,9 @@ def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
             assert process.status() == 1
             assert re.fullmatch(f"{script}: {line % port}\\.\n", process.output)
             assert "[Errno" not in process.output and "while" not in process.output
+        if os.name == "posix":
+            reason = errno.EADDRINUSE if script == "blockchain_server.py" else errno.ECONNREFUSED
+            assert f"port {port}: {os.strerror(reason)}. " in process.output
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -400,9 +404,15 @@ def test_without_rsa_one_line_says_where_to_look(run, script):
 
 # ---- Mistakes in the code show their place
 def test_a_mistake_in_the_mining_shows_its_place(run):
-    """On Day 07, a peer that has gone is an OSError. It must not look like one of the port."""
+    """On Day 07, a peer that has gone is an OSError. It must not look like one of the port.
+
+    It ends the node, also if clients are connected. It happens after the first request.
+    """
     change = ["tests/changed.py", "mistake_in_the_mining"]
     node = run(*change, "blockchain_server.py", 0, traceback=True)
+    port = int(node.wait_for(r"Listening on port (\d+)")[1])
+    connection = Connection(port, node.failure)
+    assert connection.ask(BALANCE) == BALANCE_ANSWER
     assert node.status() == 1 and "in mine_block" in node.output
     assert node.output.endswith("ConnectionRefusedError: a peer that is gone\n")
 
