@@ -175,7 +175,7 @@ def test_answers_that_nobody_asked_for_take_no_memory_without_end(run, silent):
     """They wait in the socket, and those who sent them wait, too."""
     run("tests/changed.py", "person", "blockchain_client.py", silent.port).wait_for("Command: ")
     with silent.accept()[0] as connection:
-        connection.settimeout(0.5)
+        connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             for _ in range(1000):
                 connection.sendall(b"{'balance': '" + b"9" * 60_000 + b"'}")
@@ -539,7 +539,7 @@ def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(node, run, chang
 
 def test_the_answer_of_a_node_that_then_goes_is_shown_first(run, silent):
     """The node that refuses a request answers, and ends the connection at once."""
-    for _ in range(5):
+    for _ in range(2):
         client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
         client.type("2\nbob")
         with silent.accept()[0] as connection:
