@@ -129,16 +129,18 @@ class Node:
         """Connect. Raises OSError, or OverflowError for a number that is no port."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.connect(("127.0.0.1", port))
-        self.answers: queue.Queue[str] = queue.Queue(100)  # to be shown; "" comes last
+        # Answers to be shown. The last one is "", or the beginning of one that was cut off.
+        self.answers: queue.Queue[str] = queue.Queue(100)
         self.owed = 0  # requests that were sent, less answers that were shown
-        self.asking = threading.Lock()  # held from a request until its answer is shown
+        # Held from a request until its answer is shown, so that nothing is printed in between.
+        self.asking = threading.Lock()
 
 
 def send_request(node: Node, message: dict[str, Any]) -> None:
     """Send a request, and show its answer (Day 06). Raises BackToMenu if it is too long.
 
-    Answers come in the order of the requests. So of those that are owed, the last one answers this
-    request. The others come first: nobody waited for them any longer.
+    Answers come in the order of the requests. So this request's answer is the last one that is
+    owed, and earlier ones belong to requests that were given up.
     """
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
@@ -152,16 +154,19 @@ def send_request(node: Node, message: dict[str, Any]) -> None:
                 show_answer(node, answer, late=node.owed > 1)
         if node.owed:
             print("No answer from the node.")
-        if node.owed and message["request"] == "transaction":
+        if node.owed and "signature" in message:
             print("It may have been accepted. Sent again with all fields the same, it counts once.")
+        if not node.owed and "signature" in message and re.fullmatch("{'result': True,.*}", answer):
+            print("The transaction counts as soon as a block with it is mined.")
 
 
 def show_answer(node: Node, answer: str, *, late: bool) -> None:
-    r"""Show an answer, so that it can neither steer the terminal nor pass for this program's words.
+    r"""Show an answer. It must neither control the terminal nor look like this program's own words.
 
-    Control characters are shown like \x1b. On a terminal, all rows are indented below the first.
+    Characters that cannot be printed appear as escapes (\x1b). On a terminal, all rows below the
+    first one are indented.
     """
-    node.owed = max(0, node.owed - 1)
+    node.owed = max(0, node.owed - 1)  # a node may send more than it was asked for
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
     with contextlib.suppress(OSError):  # the output is no terminal
         # Rows end after a space where they can. A Chinese character takes two columns: meanwhile, a
@@ -170,8 +175,6 @@ def show_answer(node: Node, answer: str, *, late: bool) -> None:
         wide = re.sub(r"([^\x00-\x7f])", "\\1\0", text)
         text = ("\n" + " " * 23).join(re.findall(f"{row}(?: |$)|{row}", wide)).replace("\0", "")
     print("A late answer, to an earlier request:\n" * late + f"[*] Message from node: {text}")
-    if not late and answer.startswith("{'result': True,"):
-        print("The transaction counts as soon as a block with it is mined.")
 
 
 def handle_receive(node: Node) -> NoReturn:
@@ -182,10 +185,11 @@ def handle_receive(node: Node) -> NoReturn:
     """
     received = b""
     with node.socket, contextlib.suppress(OSError):  # the connection was reset
-        # The longest answer of a node repeats a request, with four letters (\x00) for each byte.
+        # An honest answer is at most four times as long as its request: `str` writes a zero byte
+        # as \x00.
         while len(received) <= 4 * MAX_REQUEST_BYTES and (data := node.socket.recv(65536)):
-            # An answer is `str` of a dict. It is whole when it is a Python literal, at the end of
-            # the data or where the next one begins.
+            # An answer ends with } at the end of the data, or with } before the { of the next one.
+            # Inside a string, these mean nothing. So it is whole only if Python can read it.
             for piece in re.split(rb"(?<=})(?={)", data):
                 received += piece
                 with contextlib.suppress(Exception):  # literal_eval raises many kinds
@@ -194,7 +198,7 @@ def handle_receive(node: Node) -> NoReturn:
                     received = b""
     # What is left is no answer, or only a part of one. If nothing is left, this is "".
     node.answers.put(received[:1000].decode("utf8", "backslashreplace"))
-    with node.asking, contextlib.suppress(BrokenPipeError):
+    with node.asking, contextlib.suppress(OSError):  # nobody can read it
         print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)  # one write
     # The main thread waits in input(). SIGINT interrupts that as Ctrl-C does, and readline restores
     # the terminal. (On Windows, it ends the process.) One that comes just before input() begins to
@@ -280,9 +284,9 @@ def address_or_text(typed: str) -> str:
 def no_key(typed: str) -> str:
     """Return the text. Raises ValueError if there is a private key in it, or part of any key.
 
-    A private key of 512 bits or more begins with MII and has over 300 letters, so it is found
+    A private key of 512 bits or more begins with MII and has over 300 characters, so it is found
     whatever stands around and between them. A part is a guess: 24 letters of base64 in a row, with
-    upper case, lower case and digits. Long links and paths can look like that, too.
+    upper case, lower case and digits. Long links and paths may look like that, too.
     """
     parts = re.findall("[A-Za-z0-9+/]{24,}", typed)
     parts += re.findall("MII[A-Za-z0-9+/]{300}", re.sub("[^A-Za-z0-9+/]", "", typed))
@@ -331,7 +335,7 @@ def run_command(node: Node) -> None:
 
 
 def run_menu(node: Node) -> None:
-    """Run one command after the other. Returns after a line of a pipe that was refused."""
+    """Run commands until the program ends. Returns only if a line from a pipe was refused."""
     print("An empty line leads back to the menu (not at Comment). Ctrl-C ends the client.")
     while True:
         try:
@@ -363,23 +367,24 @@ def main() -> None:
     port = parser.parse_args().port
     prepare_terminal()
     warnings.simplefilter("ignore")  # rsa warns of damaged keys, which private_key_of refuses
-    # A shell script starts its background processes with SIGINT ignored.
+    # A shell script starts its background processes with SIGINT ignored. Then handle_receive could
+    # not interrupt input().
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         node = Node(port)
     except (OSError, OverflowError) as error:
         reason = str(getattr(error, "strerror", error)).rstrip(".")
         sys.exit(f"blockchain_client.py: no node on port {port}: {reason}. Start the node.")
-    threading.Thread(target=handle_receive, args=[node], daemon=True).start()
-    # Not sys.exit, which can abort Python while handle_receive prints.
     try:
+        threading.Thread(target=handle_receive, args=[node], daemon=True).start()
         with contextlib.suppress(BrokenPipeError):  # whoever read the output has closed the pipe
             run_menu(node)
     except (EOFError, KeyboardInterrupt):
         print(file=sys.stderr)
-        # To leave the menu is no failure, unless it was the node that left, and closed the socket.
+        # Leaving the menu is not a failure, unless the node left first: then handle_receive has
+        # closed the socket. (sys.exit can abort Python while handle_receive prints.)
         os._exit(1 if node.socket.fileno() < 0 else 0)
-    os._exit(1)
+    os._exit(1)  # nobody reads the output, or a line from a pipe was refused
 
 
 if __name__ == "__main__":

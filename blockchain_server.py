@@ -77,16 +77,16 @@ class Block:
     miner_rewards: int  # coins that this block creates
     hash: str = ""  # empty until the block is mined
     nonce: int = 0  # the number that gives the hash its zeros
-    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # mining began
+    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # of its beginning
     transactions: list[Transaction] = dataclasses.field(default_factory=list)
 
 
 class Refused(Exception):
-    """Raised when a rule is broken. Its text goes to whoever asked."""
+    """Raised when something cannot be accepted. Its text tells the person who asked why."""
 
 
 class BlockChain:
-    """The ledger: a chain, and what follows from it. `start()` turns it into a node.
+    """The ledger: a chain of blocks, and the balances that result. `start()` makes a node of it.
 
     The main thread mines. It is the only one that writes to the chain, so it may read the chain
     without the lock. The other threads of a node, one for each client, call nothing here but
@@ -96,7 +96,7 @@ class BlockChain:
 
     def __init__(self, socket_port: int = 0) -> None:
         """Make an empty ledger. `start()` will listen on `socket_port`; 0 means any free port."""
-        self.adjust_difficulty_blocks = 10  # after so many blocks, the difficulty is fitted
+        self.adjust_difficulty_blocks = 10  # blocks between two changes of the difficulty
         self.difficulty = 1  # how many zeros the hash of the next block must begin with
         self.block_time = 30  # seconds that a block should take
         self.miner_rewards = 10  # coins that a block creates
@@ -104,13 +104,13 @@ class BlockChain:
         self.chain: list[Block] = []  # the oldest block is first; only append_block adds to it
         self.pending_transactions: list[Transaction] = []  # accepted, but in no block of the chain
 
-        # Everything below follows from the two lists above, and changes together with them.
-        # A Counter answers 0 for an account that it has never seen.
+        # The next four result from these two lists, and change together with them. A Counter
+        # returns 0 for an account that it has never seen.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         # Coins that each account pays with its pending transactions.
         self.outgoing: collections.Counter[str] = collections.Counter()
         self.accepted_transactions: set[Transaction] = set()  # those in the chain, and the pending
-        self.chain_work = 0  # the hashes that it takes, on average, to mine this chain
+        self.chain_work = 0  # average number of hashes that mining this chain has taken
         self.lock = threading.Lock()
 
         self.socket_host = "127.0.0.1"
@@ -118,8 +118,8 @@ class BlockChain:
 
     # ---- Day 03: hashing and mining -------------------------------------------------------------
     #
-    #     hash        a fingerprint of data; here SHA-1, which gives 40 hex digits and reads its
-    #                 input in blocks of 64 bytes
+    #     hash        a fingerprint of data; here SHA-1, which gives 40 hex digits and processes its
+    #                 input in pieces of 64 bytes
     #     nonce       a number that is hashed with the block, and free to choose
     #     difficulty  how many zeros the hash must begin with; each costs 16 times the tries
     #     mining      trying nonces until the hash has its zeros; a miner does this for a reward
@@ -145,9 +145,9 @@ class BlockChain:
     def get_block_bytes(self, block: Block) -> bytes:
         """Return what is hashed in front of the nonce: all fields of a block but hash and nonce.
 
-        The names of the fields and the quotes of the dict keep two blocks from having the same
-        text. Padding fills SHA-1's last block, so that a try of the miner hashes one block only:
-        the one with the nonce.
+        The dict's names and quotes keep two different blocks from having the same text. Spaces fill
+        up the last 64 bytes, so that each try of the miner leaves SHA-1 only one more piece of 64
+        bytes to process: the one with the nonce.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
@@ -205,22 +205,20 @@ class BlockChain:
     def find_nonce(self, block: Block) -> int:
         """Return the lowest nonce, from 0 on, whose hash begins with `block.difficulty` zeros.
 
-        Nothing tells which one it will be, so a miner tries them all. After each million tries,
-        `show_progress` is told.
+        Nobody can know it without trying. After each million tries, this calls `show_progress`.
         """
-        # What follows finds the same nonce as this loop, but costs no more than hashlib's copy,
-        # update and digest:
+        # This loop would find the same nonce, but slowly:
         #
         #     nonce = 0
         #     while not self.get_hash(block, nonce).startswith("0" * block.difficulty):
         #         nonce += 1
         #
-        # Each try copies the midstate of everything in front of the nonce, and adds the nonce. A
-        # digest is the 20 bytes that the 40 hex digits stand for. Bytes of equal length compare
-        # like numbers, so a block is mined when its digest is not above the target: the highest
-        # one that begins with enough zeros. Writing every nonce out in digits would make all this
-        # a third slower, so a thousand of them share the first digits, and the last three come from
-        # a table.
+        # Below, the block is hashed once, into `midstate`. A thousand nonces share `state`, which
+        # has also read their first digits. Each try copies it and adds the last three digits from a
+        # table, because writing out every nonce would make mining a third slower.
+        #
+        # A digest is the 20 bytes that the 40 hex digits stand for, and bytes of equal length
+        # compare like numbers. The target is the highest digest that begins with enough zeros.
         target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
         midstate = hashlib.sha1(self.get_block_bytes(block))
         start = time.perf_counter()
@@ -240,7 +238,8 @@ class BlockChain:
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
         """Show on a terminal how the mining of a block goes.
 
-        Failed tries bring the next one no nearer: the average is what is left at any moment.
+        Failed tries bring success no closer, so the time still to be expected is always the whole
+        average.
         """
         average = 16**block.difficulty * seconds / tries
         line = f"Block {len(self.chain)} @ difficulty {block.difficulty}: "
@@ -256,7 +255,7 @@ class BlockChain:
             self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
 
     def append_block(self, block: Block) -> None:
-        """Append a block, and bring up to date what follows from the chain. Checks nothing.
+        """Append a block without checking it, and bring up to date what results from the chain.
 
         Blocks come onto the chain through here and nowhere else, whoever mined them: their
         transactions may have been pending here, or not.
@@ -271,7 +270,7 @@ class BlockChain:
                 self.balances[transaction.receiver] += transaction.amounts
                 self.balances[block.miner] += transaction.fee
             self.accepted_transactions |= mined
-            # What this block did not mine becomes pending anew, and `outgoing` with it.
+            # Both are built again from the transactions that this block did not mine.
             still_pending = [t for t in self.pending_transactions if t not in mined]
             self.pending_transactions, self.outgoing = [], collections.Counter()
             self.add_pending_transactions(still_pending)
@@ -279,7 +278,7 @@ class BlockChain:
     # ---- Day 04: difficulty, balances, verification ---------------------------------------------
     #
     #     balance       the coins of an account, after the newest block
-    #     retarget      fitting the difficulty, so that blocks go on taking `block_time` seconds
+    #     retarget      changing the difficulty if blocks come too slowly, or much too fast
     #     work          the hashes that a block or a chain stands for: 16 ** difficulty for a block
     #     verification  recomputing all hashes, links and work; it sees no signatures and no coins
 
@@ -297,9 +296,10 @@ class BlockChain:
         mined = len(self.chain) - 1  # the genesis block was not mined
         if mined == 0 or mined % span:
             return self.difficulty
-        # A timestamp says when mining a block began, so these are the ten blocks before the newest.
-        # (In the first span, one of them is the genesis block, which took no time.)
+        # A timestamp says when the mining of a block began, so these are the ten blocks before the
+        # newest one. (In the first span, one of them is the genesis block, which took no time.)
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
+        # Starting from the newest block's difficulty, a second call changes nothing more.
         self.difficulty, verdict = self.chain[-1].difficulty, "Keep the difficulty"
         if average > self.block_time and self.difficulty > 1:
             self.difficulty, verdict = self.difficulty - 1, "Lower the difficulty"
@@ -347,7 +347,8 @@ class BlockChain:
         transaction was mined before. Raises TypeError or ValueError if a field holds a value that
         cannot be hashed or compared.
         """
-        # A tuple of the same transactions has the same hash as their list, so the type counts, too.
+        # The hash does not show whether the transactions are in a list. (Nor does it show of which
+        # class they are.)
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
             raise Refused("its content is not what was hashed!")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
@@ -408,8 +409,8 @@ class BlockChain:
         object of a subclass of int that defines `<` in its own way. A comparison alone would let
         NaN pass, because `nan <= 0` is false.
         """
-        # The look into accepted_transactions compares with ==. An object of another class may be
-        # equal to none of them, however often it comes.
+        # accepted_transactions finds a transaction with ==. An object of another class might not
+        # even equal itself, and would be accepted again and again.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
@@ -528,7 +529,8 @@ class BlockChain:
             parsed = True
             while parsed and (beginning := wait_for_bytes(received)):
                 say(f"[*] Received: {beginning!r}")
-                # No name holds the request: a client that stays would keep its memory taken.
+                # No variable holds the request, or its memory would stay in use while a client that
+                # has sent it is silent.
                 try:
                     response = self.respond(read_request(received))
                 except Refused as refusal:
@@ -589,7 +591,7 @@ def close_gently(connection: socket.socket, seconds: float = 5) -> None:
     """Half-close a connection, so that its client gets the last answer, and then let go of it.
 
     Closing it with unread bytes would reset the connection, and the answer could be lost. So the
-    rest is read until the client closes its half, or is silent for so many seconds.
+    rest is read, until the client closes its half, or has sent nothing for `seconds` seconds.
     """
     with contextlib.suppress(OSError):  # the client has left, or is silent
         connection.shutdown(socket.SHUT_WR)
@@ -623,12 +625,13 @@ class RequestBytes:
 
 
 class RequestReader(pickle._Unpickler):
-    """Reads one pickle, without the opcodes that could call anything.
+    """Reads one pickle. In its table of opcodes, those that call functions are missing.
 
-    `pickle.loads` runs whatever a pickle says, also `os.system`. To check a pickle with one reader
-    and load it with another is no way out, because there are bytes that the two understand
-    differently. So there is one reader, CPython's own `pickle._Unpickler`, and its table of opcodes
-    is cut down to those of an honest request. This is {"request": "hello"}:
+    `pickle.loads` runs whatever a pickle says, including `os.system`. Checking a pickle with one
+    reader and then loading it with another does not help, because there are bytes that the two
+    understand differently. So there is only one reader, CPython's own `pickle._Unpickler`, and its
+    table is cut down to the opcodes of an honest request. This is {"request": "hello"}, leaving out
+    PROTO, FRAME and each MEMOIZE:
 
         opcode                        stack after it
         EMPTY_DICT                    {}
@@ -648,7 +651,7 @@ class RequestReader(pickle._Unpickler):
     `_Unpickler` is private to Python: the tests would show if a new version changed it.
     """
 
-    # Each name is one byte. Their sum is a bytes object, and a loop over it gives ints, as keys.
+    # Each of these constants is one byte, and looping over their sum gives the opcodes as ints.
     dispatch: ClassVar[dict[int, Any]] = {
         opcode: pickle._Unpickler.dispatch[opcode]
         for opcode in pickle.PROTO + pickle.FRAME + pickle.STOP + pickle.MARK
@@ -671,9 +674,10 @@ class RequestReader(pickle._Unpickler):
             raise Refused("Allowed: strings, bytes, whole numbers and a Transaction.") from error
 
     def find_class(self, module: str, name: str) -> type:
-        """Return `object` in place of a class called Transaction, in whatever module it is.
+        """Return `object` in place of a class called Transaction, whatever its module is.
 
-        NEWOBJ makes a bare object of it, and the real class never comes within reach of a pickle.
+        So NEWOBJ, which makes an object of a class, meets no class but this one. The real class
+        never comes within reach of a pickle.
         """
         if name == "Transaction":
             return object
@@ -709,12 +713,12 @@ def say(line: str, *, changing: bool = False) -> None:
             print(erase + line, end="" if changing else "\n", flush=True)
         except BrokenPipeError:  # whoever read the output has closed the pipe
             os._exit(1)
-        except OSError:  # a full disk, for example: the line is lost, but the node goes on
+        except OSError:  # a full disk, for example: lines may be lost, but the node goes on
             pass
 
 
 def say_goodbye(*_: Any) -> NoReturn:
-    """End the process on Ctrl-C. This is how one ends a node, so the status is 0.
+    """End the process on Ctrl-C, which is how a node is meant to end: so the status is 0.
 
     It handles the signal itself, because a KeyboardInterrupt may come just after a lock was taken,
     and then nobody releases that lock (python/cpython#148874).

@@ -163,6 +163,29 @@ def test_an_answer_is_shown_whole_wherever_it_was_cut(run, silent, pieces, shown
     assert client.output.count("Message from node") == 1
 
 
+@pytest.mark.parametrize("cut", [40, 83], ids=["cut off", "whole"])
+def test_only_the_whole_answer_to_a_transaction_says_that_it_counts(run, silent, alice, cut):
+    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
+    fill_in(client, alice)
+    with silent.accept()[0] as connection:
+        assert connection.recv(1)
+        connection.sendall(AUTHORIZED[:cut].encode())
+        if cut < len(AUTHORIZED):
+            connection.shutdown(socket.SHUT_WR)
+        client.wait_for(r"^\[\*\] Message from node: " + re.escape(AUTHORIZED[:cut]) + "\n")
+        client.wait_for("ended" if cut < len(AUTHORIZED) else f"^{re.escape(COUNTS)}Command list")
+    assert (COUNTS in client.output) == (cut >= len(AUTHORIZED))
+
+
+def test_the_answer_to_a_question_never_says_that_a_transaction_counts(run, silent):
+    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
+    client.type("2\nbob")
+    with silent.accept()[0] as connection:
+        assert connection.recv(1)
+        connection.sendall(AUTHORIZED.encode())
+        client.wait_for(re.escape(AUTHORIZED) + "\nCommand list")
+
+
 def test_an_output_that_cannot_show_a_character_shows_its_number(run, silent):
     client = run("tests/changed.py", "ascii_only", "blockchain_client.py", silent.port)
     client.type("2\nbob")
@@ -549,6 +572,15 @@ def test_the_answer_of_a_node_that_then_goes_is_shown_first(run, silent):
             client.wait_for(r"^(.*\n)*.*\[\*\] Message from node: \{'message': 'no'\}\n")
             client.wait_for(r"The connection to the node has ended\.\n")
             assert client.status() != 0
+
+
+def test_a_node_that_goes_at_once_leaves_no_traceback(run, silent):
+    """As a node does that can start no thread. The client may still be starting its own."""
+    for _ in range(6):
+        client = run("blockchain_client.py", silent.port)
+        silent.accept()[0].close()
+        client.wait_for(r"The connection to the node has ended\.\n")
+        assert client.status() in ((1,) if os.name == "posix" else (1, 2))
 
 
 @posix
