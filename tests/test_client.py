@@ -453,6 +453,7 @@ def test_input_that_ends_ends_the_client_after_the_last_answer(server, run):
 
 
 REFUSED_LINES = {
+    "part of a key": {"Receiver": "aB3" * 8, "Amount": "50", "Fee": "1", "Comment": "0"},
     "empty receiver": {"Receiver": ""},
     "letters": {"Amount": "ten"},
     "wrong key": {"Private_key": "secret"},
@@ -465,7 +466,7 @@ REFUSED_LINES = {
 def test_a_refused_line_of_a_pipe_ends_the_client_and_nothing_is_sent(
     server, run, rich_alice, tmp_path, field
 ):
-    """Otherwise, the lines after it become receiver, amount and fee of another transaction."""
+    """Otherwise, the lines after it become another transaction, here of 1 coin to `50`."""
     mine(server, rich_alice.address)
     lines = ["3", *good_answers(rich_alice, **field).values(), "3", "50", "1", "1", ""]
     client = run("blockchain_client.py", server.socket_port)
