@@ -194,6 +194,23 @@ def test_an_output_that_cannot_show_a_character_shows_its_number(run, silent):
         client.wait_for(r"\[\*\] Message from node: \{'address': '\\u8b1d'\}\n")
 
 
+def test_an_answer_that_nobody_asked_for_does_not_shift_the_others(run, silent):
+    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
+    with silent.accept()[0] as connection:
+        connection.sendall(b"{'message': 'hello'}")
+
+        def another_menu():
+            client.type("2", then="Address: $")
+            client.type("", then=r"^Nothing was sent\.\n(.*\n)*.*Command: $")
+            return "{'message': 'hello'}" in client.output
+
+        wait_until(another_menu, "the answer that nobody asked for, with a menu")
+        client.type("2\nbob")
+        assert connection.recv(1)
+        connection.sendall(b"{'address': 'bob', 'balance': 0}")
+        client.wait_for(r"^Address: \[\*\] Message from node: \{'address': 'bob', 'balance': 0\}\n")
+
+
 def test_answers_that_nobody_asked_for_take_no_memory_without_end(run, silent):
     """They wait in the socket, and those who sent them wait, too."""
     run("tests/changed.py", "person", "blockchain_client.py", silent.port).wait_for("Command: ")
