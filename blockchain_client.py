@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 
 try:
     import rsa
-except ModuleNotFoundError as error:  # in a shell, an exception; for the script, one line
+except ModuleNotFoundError as error:  # SystemExit would also end a Python shell that imports this
     hint = "The package rsa is missing. README.md explains how to install it."
     raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
 
@@ -118,7 +118,7 @@ def load_key(kind: Any, line: str) -> Any:
 # ---- Day 06: requests and answers -----------------------------------------------------------
 #
 #     request  what a client sends: one pickle, which is Python's format for objects
-#     answer   `str` of a dict, in UTF-8; without a number, but in the order of the requests
+#     answer   `str` of a dict, in UTF-8; it does not name its request, but keeps their order
 #     socket   one end of a TCP connection, which carries bytes but marks no end of a message
 
 
@@ -129,7 +129,8 @@ class Node:
         """Connect. Raises OSError, or OverflowError for a number that is no port."""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.socket.connect(("127.0.0.1", port))
-        # Answers to be shown. The last one is "", or the beginning of one that was cut off.
+        # Answers to be shown, 100 at most. The last one is "", which ends the loops that wait for
+        # answers, or the beginning of one that was cut off.
         self.answers: queue.Queue[str] = queue.Queue(100)
         self.owed = 0  # requests that were sent, less answers that were shown
         # Held from a request until its answer is shown, so that nothing is printed in between.
@@ -169,8 +170,10 @@ def show_answer(node: Node, answer: str, *, late: bool) -> None:
     node.owed = max(0, node.owed - 1)  # a node may send more than it was asked for
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in answer)
     with contextlib.suppress(OSError):  # the output is no terminal
-        # Rows end after a space where they can. A Chinese character takes two columns: meanwhile, a
-        # NUL stands for the second one. Some terminals report 0 columns.
+        # Rows are indented by 23, the length of the words before the answer, and 3 columns stay
+        # free. They end after a space where they can. All characters that are not ASCII count as
+        # two columns wide, as Chinese ones are: meanwhile, a NUL stands for the second column. Some
+        # terminals report 0 columns.
         row = f".{{1,{max((os.get_terminal_size(1).columns or 80) - 26, 10)}}}"
         wide = re.sub(r"([^\x00-\x7f])", "\\1\0", text)
         text = ("\n" + " " * 23).join(re.findall(f"{row}(?: |$)|{row}", wide)).replace("\0", "")
@@ -188,8 +191,9 @@ def handle_receive(node: Node) -> NoReturn:
         # An honest answer is at most four times as long as its request: `str` writes a zero byte
         # as \x00.
         while len(received) <= 4 * MAX_REQUEST_BYTES and (data := node.socket.recv(65536)):
-            # An answer ends with } at the end of the data, or with } before the { of the next one.
-            # Inside a string, these mean nothing. So it is whole only if Python can read it.
+            # The data is cut where } stands before {, because an answer may end there. But }{ may
+            # also stand inside a string, and the data may end anywhere. So the pieces are joined
+            # until Python can read them.
             for piece in re.split(rb"(?<=})(?={)", data):
                 received += piece
                 with contextlib.suppress(Exception):  # literal_eval raises many kinds
@@ -200,12 +204,12 @@ def handle_receive(node: Node) -> NoReturn:
     node.answers.put(received[:1000].decode("utf8", "backslashreplace"))
     with node.asking, contextlib.suppress(OSError):  # nobody can read it
         print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)  # one write
-    # The main thread waits in input(). SIGINT interrupts that as Ctrl-C does, and readline restores
-    # the terminal. (On Windows, it ends the process.) One that comes just before input() begins to
-    # wait is lost, so it is sent again.
+    # The main thread waits in input(). A SIGINT interrupts that as Ctrl-C does, and readline
+    # restores the terminal. One that comes just before input() begins to wait is lost, so it is
+    # sent every second. (On Windows, the first one ends the process.)
     while True:
         os.kill(os.getpid(), signal.SIGINT)
-        threading.Event().wait(1)
+        threading.Event().wait(1)  # one second
 
 
 # ---- Day 06: what a person types ------------------------------------------------------------
@@ -222,9 +226,9 @@ def ask(field: str, check: Callable[[str], Any], *, optional: bool = False) -> A
     """Ask for a field until `check` accepts what was typed. Return what `check` returns.
 
     `check` raises ValueError with a sentence for the person. An empty line raises BackToMenu,
-    unless the field is `optional`. After a mistake, asking again would be wrong in two cases, and
-    BackToMenu is raised, too: the lines of a pipe were written for the fields after this one, and
-    an optional field takes any text, so it would take the next row of a pasted key.
+    unless the field is `optional`. A mistake raises BackToMenu, in place of asking again, in two
+    cases. From a pipe, the next line was written for the next field. And an optional field takes
+    any text, so it might take the next row of a pasted key.
     """
     while True:
         typed = input(f"{field}: ").strip()
@@ -268,8 +272,9 @@ def private_key_of(address: str, typed: str) -> str:
 def address_or_text(typed: str) -> str:
     """Return an address, or any other text. Raises ValueError if it is probably a mistake.
 
-    Part of an address would be an account that nobody has the key of. So would a name with an
-    invisible character, or with U+FFFD, which stands for a byte that could not be read.
+    Coins sent to a part of an address are lost, because nobody has a key for it. A name with an
+    invisible character is not the account that it looks like. Nor is one with U+FFFD, which stands
+    for a byte that could not be read.
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
@@ -285,8 +290,9 @@ def no_key(typed: str) -> str:
     """Return the text. Raises ValueError if there is a private key in it, or part of any key.
 
     A private key of 512 bits or more begins with MII and has over 300 characters, so it is found
-    whatever stands around and between them. A part is a guess: 24 letters of base64 in a row, with
-    upper case, lower case and digits. Long links and paths may look like that, too.
+    whatever stands around it or between its characters. A part of a key can only be guessed: 24
+    characters of base64 in a row, among them capitals, small letters and digits. Long links and
+    paths may look like that, too.
     """
     parts = re.findall("[A-Za-z0-9+/]{24,}", typed)
     parts += re.findall("MII[A-Za-z0-9+/]{300}", re.sub("[^A-Za-z0-9+/]", "", typed))

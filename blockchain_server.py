@@ -36,7 +36,7 @@ from typing import Any, ClassVar, NoReturn
 
 try:
     import rsa
-except ModuleNotFoundError as error:  # in a shell, an exception; for the script, one line
+except ModuleNotFoundError as error:  # SystemExit would also end a Python shell that imports this
     hint = "The package rsa is missing. README.md explains how to install it."
     raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
 
@@ -77,7 +77,7 @@ class Block:
     miner_rewards: int  # coins that this block creates
     hash: str = ""  # empty until the block is mined
     nonce: int = 0  # the number that gives the hash its zeros
-    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # of its beginning
+    timestamp: int = dataclasses.field(default_factory=lambda: int(time.time()))  # mining began
     transactions: list[Transaction] = dataclasses.field(default_factory=list)
 
 
@@ -89,9 +89,9 @@ class BlockChain:
     """The ledger: a chain of blocks, and the balances that result. `start()` makes a node of it.
 
     The main thread mines. It is the only one that writes to the chain, so it may read the chain
-    without the lock. The other threads of a node, one for each client, call nothing here but
-    `get_balance` and `add_transaction`. What both sides use is changed under `lock`, and a thread
-    that holds it does not hash blocks, verify signatures, print, or wait for the network.
+    without the lock. The threads that answer clients touch the ledger only through `get_balance`
+    and `add_transaction`. What both sides use is changed under `lock`, and a thread that holds it
+    does not hash blocks, verify signatures, print, or wait for the network.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
@@ -104,13 +104,14 @@ class BlockChain:
         self.chain: list[Block] = []  # the oldest block is first; only append_block adds to it
         self.pending_transactions: list[Transaction] = []  # accepted, but in no block of the chain
 
-        # The next four result from these two lists, and change together with them. A Counter
-        # returns 0 for an account that it has never seen.
+        # The next four change together with these two lists. The first three could be computed from
+        # them; chain_work is a count of its own, which verify_blockchain compares with the chain.
+        # A Counter returns 0 for an account that it has never seen.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         # Coins that each account pays with its pending transactions.
         self.outgoing: collections.Counter[str] = collections.Counter()
         self.accepted_transactions: set[Transaction] = set()  # those in the chain, and the pending
-        self.chain_work = 0  # average number of hashes that mining this chain has taken
+        self.chain_work = 0  # how many hashes mining such a chain takes on average
         self.lock = threading.Lock()
 
         self.socket_host = "127.0.0.1"
@@ -145,9 +146,9 @@ class BlockChain:
     def get_block_bytes(self, block: Block) -> bytes:
         """Return what is hashed in front of the nonce: all fields of a block but hash and nonce.
 
-        The dict's names and quotes keep two different blocks from having the same text. Spaces fill
-        up the last 64 bytes, so that each try of the miner leaves SHA-1 only one more piece of 64
-        bytes to process: the one with the nonce.
+        The dict's names and quotes show where each field ends: without them, 1 and 23 would be
+        hashed like 12 and 3. Spaces fill up the last 64 bytes, so that each try of the miner leaves
+        SHA-1 only one more piece of 64 bytes to process: the one with the nonce.
         """
         fields = {**vars(block), "transactions": self.get_transactions_string(block)}
         del fields["hash"], fields["nonce"]
@@ -270,7 +271,7 @@ class BlockChain:
                 self.balances[transaction.receiver] += transaction.amounts
                 self.balances[block.miner] += transaction.fee
             self.accepted_transactions |= mined
-            # Both are built again from the transactions that this block did not mine.
+            # pending_transactions and outgoing are built again from what this block did not mine.
             still_pending = [t for t in self.pending_transactions if t not in mined]
             self.pending_transactions, self.outgoing = [], collections.Counter()
             self.add_pending_transactions(still_pending)
@@ -279,7 +280,7 @@ class BlockChain:
     #
     #     balance       the coins of an account, after the newest block
     #     retarget      changing the difficulty if blocks come too slowly, or much too fast
-    #     work          the hashes that a block or a chain stands for: 16 ** difficulty for a block
+    #     work          how many hashes mining takes on average: 16 ** difficulty for a block
     #     verification  recomputing all hashes, links and work; it sees no signatures and no coins
 
     def adjust_difficulty(self) -> int:
@@ -299,7 +300,8 @@ class BlockChain:
         # A timestamp says when the mining of a block began, so these are the ten blocks before the
         # newest one. (In the first span, one of them is the genesis block, which took no time.)
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
-        # Starting from the newest block's difficulty, a second call changes nothing more.
+        # It starts from the newest block's difficulty, so that calling this twice changes nothing
+        # more.
         self.difficulty, verdict = self.chain[-1].difficulty, "Keep the difficulty"
         if average > self.block_time and self.difficulty > 1:
             self.difficulty, verdict = self.difficulty - 1, "Lower the difficulty"
@@ -405,12 +407,12 @@ class BlockChain:
     def check_fields(self, transaction: Transaction) -> None:
         """Raise Refused if this is no Transaction, or one of its fields breaks a rule.
 
-        The types have to be exact. `isinstance` would take True for an int, and so it would an
-        object of a subclass of int that defines `<` in its own way. A comparison alone would let
+        The types have to be exact. `isinstance` would accept True as an int, and also an object
+        whose class is derived from int and defines `<` in its own way. A comparison alone would let
         NaN pass, because `nan <= 0` is false.
         """
-        # accepted_transactions finds a transaction with ==. An object of another class might not
-        # even equal itself, and would be accepted again and again.
+        # The set accepted_transactions compares with ==. An object of another class could say that
+        # it equals none of them, and so be accepted again and again.
         if type(transaction) is not Transaction:
             raise Refused("This must be a Transaction of blockchain_server.py!")
         if type(transaction.amounts) is not int or transaction.amounts <= 0:
@@ -431,8 +433,8 @@ class BlockChain:
         """Return whether the sender signed this transaction, with SHA-1 (Day 05)."""
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
-        # A signature names its hash function. rsa.verify accepts several and returns the name; it
-        # raises OverflowError if that hash is too long for the key.
+        # A signature names its hash function. rsa.verify accepts several, some of them weaker, and
+        # returns the name. It raises OverflowError if that hash is too long for the key.
         with contextlib.suppress(rsa.VerificationError, OverflowError):
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
         return False
@@ -466,7 +468,7 @@ class BlockChain:
     #     listener  the thread that waits for connections
     #     handler   the thread that serves one connection
     #     request   what a client sends: one pickle; the answer is `str` of a dict, in UTF-8
-    #     lock      a thread that wants a taken lock waits until it is released
+    #     lock      what only one thread can hold at a time; others wait until it is released
     #     GIL       CPython's global interpreter lock: the thread that holds it runs Python
 
     def start(self) -> NoReturn:
@@ -491,12 +493,12 @@ class BlockChain:
 
     def start_socket_server(self) -> None:
         """Open the port, and start the listener (Day 06). Raises Refused if that fails."""
-        # The miner never waits for anything, so a handler gets the GIL only when the switch
-        # interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
+        # While it tries nonces, the miner never waits, so a handler gets the GIL only when the
+        # switch interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
         sys.setswitchinterval(0.00002)
         try:
             # This is the article's socket(), bind() and listen(), with the options that each system
-            # needs. Up to 1024 clients may wait to be accepted.
+            # needs. Up to 1024 clients may wait to be accepted, if the system allows so many.
             server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
         except (OSError, OverflowError) as error:
             # create_server appends " (while attempting to bind ...)" to the system's words.
@@ -541,7 +543,7 @@ class BlockChain:
             close_gently(connection)
 
     def respond(self, request: Any) -> dict[str, Any]:
-        """Return the answer to a request. Raises Refused if it is none (Day 06)."""
+        """Return the answer to a request. Raises Refused if it is not a request (Day 06)."""
         match request:
             case {"request": "get_balance", "address": str(address)}:
                 say("Start to get the balance for client...")
@@ -588,7 +590,7 @@ def read_request(file: io.BufferedReader) -> Any:
 
 
 def close_gently(connection: socket.socket, seconds: float = 5) -> None:
-    """Half-close a connection, so that its client gets the last answer, and then let go of it.
+    """Half-close a connection and read what is left, so that its client gets the last answer.
 
     Closing it with unread bytes would reset the connection, and the answer could be lost. So the
     rest is read, until the client closes its half, or has sent nothing for `seconds` seconds.
@@ -631,7 +633,7 @@ class RequestReader(pickle._Unpickler):
     reader and then loading it with another does not help, because there are bytes that the two
     understand differently. So there is only one reader, CPython's own `pickle._Unpickler`, and its
     table is cut down to the opcodes of an honest request. This is {"request": "hello"}, leaving out
-    PROTO, FRAME and each MEMOIZE:
+    PROTO, FRAME, MARK and each MEMOIZE:
 
         opcode                        stack after it
         EMPTY_DICT                    {}
@@ -640,9 +642,12 @@ class RequestReader(pickle._Unpickler):
         SETITEM                       {'request': 'hello'}
         STOP                          the program ends, and its result is on top of the stack
 
-    And this is a Transaction, of which only the dict of its fields is kept:
+    And this is a Transaction, of which only the dict of its fields is kept. (In protocol 3, GLOBAL
+    stands for the first three.)
 
-        GLOBAL '__main__ Transaction' object                (find_class)
+        SHORT_BINUNICODE '__main__'   '__main__'
+        SHORT_BINUNICODE 'Transaction'   '__main__'  'Transaction'
+        STACK_GLOBAL                  object                (find_class)
         EMPTY_TUPLE                   object  ()            (the arguments)
         NEWOBJ                        object()
         EMPTY_DICT ... SETITEMS       object()  {'sender': ..., ...}
@@ -723,7 +728,8 @@ def say_goodbye(*_: Any) -> NoReturn:
     It handles the signal itself, because a KeyboardInterrupt may come just after a lock was taken,
     and then nobody releases that lock (python/cpython#148874).
     """
-    # os.write waits for ever if the output is a pipe that is full. Then a second Ctrl-C ends it.
+    # If the output is a pipe that is full, os.write waits for ever. Then a second Ctrl-C, with the
+    # system's own handling (SIG_DFL), ends the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError):  # the output is closed
         os.write(1, b"\nGoodbye! The chain ends with its node.\n")

@@ -43,7 +43,7 @@ def patient(client):
 
 
 def in_the_background(client):
-    """A shell lets a process in the background of a script ignore SIGINT."""
+    """A shell script makes its background processes ignore SIGINT."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

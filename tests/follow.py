@@ -5,7 +5,7 @@ remain. The second time, it brings the original back, and keeps what you have wr
 the folder .follow.
 
 Without a name, it empties one function of EXERCISES.md after the other, in a copy of the project,
-and prints the table of that page. Behind each row stand two things more: how many seconds the tests
+and prints the table of that page. Two more numbers follow each row: how many seconds the tests
 took, and how many tests of the days before turned red, which should be none.
 """
 
@@ -20,6 +20,14 @@ import time
 ROOT = pathlib.Path(__file__).parent.parent
 KEPT = ROOT / ".follow"
 DAYS = ["test_day02", "test_day03", "test_day04", "test_day05", "test_day06"]
+SUBJECTS = {
+    "test_day03": "hashing and mining",
+    "test_day04": "difficulty, balances, verification",
+    "test_day05": "keys and signatures",
+    "test_day06": "the node: sockets and threads",
+    "test_attacks": "the node: reading requests",
+    "test_client": "the client",
+}
 ROWS = {
     "test_day03": "transaction_to_string get_hash add_transaction_to_block find_nonce append_block",
     "test_day04": "adjust_difficulty get_balance check_block verify_blockchain",
@@ -28,10 +36,6 @@ ROWS = {
     "test_attacks": "RequestBytes.read RequestReader.load find_class load_build",
     "test_client": "send_request handle_receive ask",
 }
-SUBJECTS = [
-    *("hashing and mining", "difficulty, balances, verification", "keys and signatures"),
-    *("the node: sockets and threads", "the node: reading requests", "the client"),
-]
 
 
 def script_of(name):
@@ -62,8 +66,8 @@ def body_of(lines, name):
         end += 1
     while not lines[end - 1].strip():
         end -= 1
-    quotes = [n for n in range(start, end) for _ in range(lines[n].count('"""'))]
-    return (quotes[1] if quotes else start) + 1, end
+    docstring = re.search(r'"""(.|\n)*?"""', "".join(lines[start:end]))
+    return start + 1 + (docstring.string.count("\n", 0, docstring.end()) if docstring else 0), end
 
 
 def replace_body(path, name, new):
@@ -122,7 +126,7 @@ def run(folder, tests):
 def print_table(only=()):
     print("| day | the article is about | empty this | its tests | turn red |")
     print("| - | - | - | - | --: |")
-    for (day, names), subject in zip(ROWS.items(), SUBJECTS):
+    for day, names in ROWS.items():
         for name in names.split():
             if only and name not in only:
                 continue
@@ -134,8 +138,8 @@ def print_table(only=()):
                 failed, all_tests, seconds = run(copy, [day])
                 earlier, _, _ = run(copy, DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4])
             number = day[-2:] if day in DAYS else "06"
-            row = f"| {number} | {subject} | `{name}` | `{day}.py` | {failed} of {all_tests} |"
-            print(f"{row}   {seconds:.0f} s, {earlier}", flush=True)
+            row = f"| {number} | {SUBJECTS[day]} | `{name}` | `{day}.py` | {failed} of {all_tests}"
+            print(f"{row} |   {seconds:.0f} s, {earlier}", flush=True)
 
 
 if __name__ == "__main__":

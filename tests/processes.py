@@ -1,7 +1,7 @@
 """The scripts as processes, on pipes or on a terminal, and sockets to a node.
 
-Whatever is waited for in vain fails with what was awaited, for how long, and what was written in
-its place. A traceback fails at once, because nothing good comes after it.
+A test that waits in vain fails, and says what it awaited, for how long, and what was written
+instead. A traceback makes it fail at once, because nothing good comes after it.
 """
 
 import ast
@@ -25,10 +25,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PATIENCE = 15  # seconds that a test waits for what should happen
-TRACEBACK = re.compile(r"Traceback \(most.*\n(?:.*\n)*?[\w.]+(?:Error|Exception)\b.*\n")
+KINDS = "[Ee]rror|Exception|Interrupt|Refused|BackToMenu|Empty"
+TRACEBACK = re.compile(rf"Traceback \(most.*\n(?:.*\n)*?[\w.]+(?:{KINDS})\b.*\n")
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 
-# A shell that starts the tests in the background lets them, and their nodes, ignore Ctrl-C.
+# A shell that starts the tests in the background makes them, and their nodes, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # This makes the terminal that of the script. Then Ctrl-C reaches the script, as a person's does.
@@ -65,7 +66,7 @@ class Process:
     """
 
     def __init__(self, *command, terminal=False, stdout=None, traceback=False, **environment):
-        self.name, self.traceback = " ".join(map(str, command)), traceback
+        self.name, self.traceback = " ".join(map(str, command))[:80], traceback
         if str(command[0]).endswith(".py"):
             command = [sys.executable, ROOT / command[0], *command[1:]]
         if terminal:
@@ -106,9 +107,9 @@ class Process:
                 self.news.notify_all()
 
     def failure(self):
-        """Return the traceback in the output, if there is one that the test does not expect."""
+        """Return a traceback that the test does not expect: of the program, or of a thread here."""
         match = None if self.traceback else TRACEBACK.search(self.output)
-        return match and match[0]
+        return match[0] if match else "".join(thread_failures[:1])
 
     def _wait(self, happened, what):
         with self.news:
@@ -184,7 +185,7 @@ class Process:
 
 
 class Connection(contextlib.ExitStack):
-    """A socket to a node, for requests that no client would send as well.
+    """A socket to a node, also for requests that no client would send.
 
     `failure` is a function that returns why the node may have failed, or None.
     """

@@ -312,7 +312,7 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
     node.seen = len(node.output)  # only blocks from now on count
     node.wait_for_blocks(1)
     assert not (tmp_path / "owned").exists()
-    assert node.failure() is None
+    assert not node.failure(), node.failure()
 
 
 def random_programs(account, chance):

@@ -159,7 +159,7 @@ def test_an_answer_is_shown_whole_wherever_it_was_cut(run, silent, pieces, shown
         client.wait_for(r"^\[\*\] Message from node: " + shown + r"\n")
         client.popen.kill() if os.name != "posix" else client.interrupt()
         client.status()
-    assert "\x1b" not in client.output and client.failure() is None
+    assert "\x1b" not in client.output and not client.failure()
     assert client.output.count("Message from node") == 1
 
 

@@ -468,11 +468,12 @@ def test_ctrl_c_at_any_moment_ends_the_node(start_node):
                 while connection.receive():
                     asking.set()
                     connection.send(BALANCE)
+            asking.set()
 
         clients = [threading.Thread(target=keep_asking, args=[node.connect()]) for _ in range(3)]
         for client in clients:
             client.start()
-        assert asking.wait(PATIENCE)
+        assert asking.wait(PATIENCE) and not node.failure(), node.failure()
         time.sleep(chance.random() * 0.1)  # no wait for anything: this is the random moment
         node.interrupt()
         assert node.status() == 0
