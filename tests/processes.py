@@ -241,8 +241,9 @@ def free_port():
 
 def handlers(seconds=0):
     """Return the threads in this process that serve a client, and still do after these seconds."""
-    threads = [t for t in threading.enumerate() if "receive_socket_message" in t.name]
     deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0, deadline - time.monotonic()))
-    return [thread for thread in threads if thread.is_alive()]
+    while True:
+        threads = [t for t in threading.enumerate() if "receive_socket_message" in t.name]
+        if not threads or time.monotonic() >= deadline:
+            return threads
+        time.sleep(0.01)

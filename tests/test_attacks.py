@@ -172,6 +172,8 @@ def test_a_pickle_that_fetches_something_or_makes_no_sense_is_refused(attacks):
     for attack in attacks:
         with pytest.raises(Refused):
             read(attack)
+        with pytest.raises(Refused):  # as in the tour, without a limit
+            RequestReader(io.BytesIO(attack)).load()
 
 
 def same_hash(number):
