@@ -225,8 +225,9 @@ class BackToMenu(Exception):
 def ask(field: str, check: Callable[[str], Any], *, optional: bool = False) -> Any:
     """Ask for a field until `check` accepts what was typed. Return what `check` returns.
 
-    `check` raises ValueError with a sentence for the person. An empty line raises BackToMenu,
-    unless the field is `optional`. A mistake raises BackToMenu, in place of asking again, in two
+    White space around it does not count. If `check` raises ValueError, its text is shown behind the
+    name of the field. An empty line raises BackToMenu("Nothing was sent."), unless the field is
+    `optional`. A mistake raises BackToMenu, in place of asking again, in two
     cases. From a pipe, the next line was written for the next field. And an optional field takes
     any text, so it might take the next row of a pasted key.
     """
@@ -379,18 +380,19 @@ def main() -> None:
     try:
         node = Node(port)
     except (OSError, OverflowError) as error:
-        reason = str(getattr(error, "strerror", error)).rstrip(".")
-        sys.exit(f"blockchain_client.py: no node on port {port}: {reason}. Start the node.")
+        problem = str(getattr(error, "strerror", error)).rstrip(".")
+        sys.exit(f"blockchain_client.py: no node on port {port}: {problem}. Start the node.")
     try:
         threading.Thread(target=handle_receive, args=[node], daemon=True).start()
-        with contextlib.suppress(BrokenPipeError):  # whoever read the output has closed the pipe
-            run_menu(node)
-    except (EOFError, KeyboardInterrupt):
-        print(file=sys.stderr)
-        # Leaving the menu is not a failure, unless the node left first: then handle_receive has
-        # closed the socket. (sys.exit can abort Python while handle_receive prints.)
-        os._exit(1 if node.socket.fileno() < 0 else 0)
-    os._exit(1)  # nobody reads the output, or a line from a pipe was refused
+        run_menu(node)
+    except (EOFError, KeyboardInterrupt, BrokenPipeError) as reason:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second SIGINT shows no traceback
+        print(end="" if isinstance(reason, BrokenPipeError) else "\n", file=sys.stderr)
+        # Leaving the menu is not a failure, unless the node left first (then handle_receive has
+        # closed the socket), or nobody reads the output any more. sys.exit is not used, because it
+        # can abort Python while handle_receive prints.
+        os._exit(1 if node.socket.fileno() < 0 or isinstance(reason, BrokenPipeError) else 0)
+    os._exit(1)  # a line from a pipe was refused
 
 
 if __name__ == "__main__":

@@ -256,10 +256,11 @@ class BlockChain:
             self.outgoing[transaction.sender] += transaction.amounts + transaction.fee
 
     def append_block(self, block: Block) -> None:
-        """Append a block without checking it, and bring up to date what results from the chain.
+        """Append a block without checking it, and bring up to date all that depends on the chain.
 
+        That is the balances, the work, and which transactions were accepted or are still pending.
         Blocks come onto the chain through here and nowhere else, whoever mined them: their
-        transactions may have been pending here, or not.
+        transactions may have been pending here, or not. Takes the lock.
         """
         mined = set(block.transactions)
         with self.lock:

@@ -229,6 +229,7 @@ class Connection(contextlib.ExitStack):
             deadline = time.monotonic() + 2  # a handler closes first, and then shows its traceback
             while not (failure := self.failure()) and time.monotonic() < deadline:
                 time.sleep(0.02)
+            failure = failure or "there was no traceback, either"
             raise AssertionError(f"the connection ended without an answer: {failure}")
         return answer
 

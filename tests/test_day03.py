@@ -137,14 +137,16 @@ def test_an_interrupted_block_loses_no_transaction(ledger, alice):
 def test_append_block_brings_up_to_date_what_follows_from_the_chain(ledger, alice):
     """Day 04 looks at balances and work, Day 05 at what was accepted and at what is outgoing."""
     mined, waiting = (pend(ledger, alice, "bob", amounts, fee=2) for amounts in (30, 40))
-    block = Block(ledger.chain[0].hash, 3, "miner", 10, transactions=[mined])
+    foreign = Transaction(alice.address, "carol", 5, 1, "accepted by another node, and not here")
+    block = Block(ledger.chain[0].hash, 3, "miner", 10, transactions=[mined, foreign])
     ledger.append_block(block)
     assert ledger.chain[1:] == [block]
     assert ledger.chain_work == 16**0 + 16**3  # of the genesis block and of this one
-    assert ledger.balances == {"lkm543": 10, "miner": 12, alice.address: -32, "bob": 30}
+    balances = {"lkm543": 10, "miner": 13, alice.address: -38, "bob": 30, "carol": 5}
+    assert ledger.balances == balances
     assert ledger.pending_transactions == [waiting]
     assert ledger.outgoing == {alice.address: 42}
-    assert ledger.accepted_transactions == {mined, waiting}
+    assert ledger.accepted_transactions == {mined, waiting, foreign}
 
 
 def test_the_examples_in_the_docstrings_are_true(capsys):
