@@ -312,7 +312,11 @@ class BlockChain:
         return self.difficulty
 
     def get_balance(self, account: str) -> int:
-        """Return the coins of an account after the newest block; 0 if it is unknown (Day 04)."""
+        """Return the coins of an account after the newest block; 0 if it is unknown (Day 04).
+
+        They are kept in `balances`, so that the chain need not be walked. They are read under the
+        lock, because the miner may be just appending a block.
+        """
         with self.lock:
             return self.balances[account]
 
@@ -431,7 +435,11 @@ class BlockChain:
         self.get_public_from_address(transaction.sender)
 
     def check_signature(self, transaction: Transaction, signature: bytes) -> bool:
-        """Return whether the sender signed this transaction, with SHA-1 (Day 05)."""
+        """Return whether the sender signed this transaction, with SHA-1 (Day 05).
+
+        The signature comes from a stranger, and may be anything. The package's function is
+        `rsa.verify`, with the text in UTF-8.
+        """
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
         # A signature names its hash function. rsa.verify accepts several, some of them weaker, and

@@ -1,14 +1,15 @@
 """Empty a function, write it again, bring it back: `python tests/follow.py get_balance`.
 
 The first time, this empties the function in your folder: only its first line and its docstring
-remain. The second time, it brings the original back, and keeps what you have written. Both are in
-the folder .follow.
+remain. The second time, it brings the original back, and keeps what you have written. The folder
+.follow has both, so do not look there too early.
 
 Without a name, it empties one function of EXERCISES.md after the other, in a copy of the project,
 and prints the table of that page. Two more numbers follow each row: how many seconds the tests
 took, and how many tests of the days before turned red, which should be none.
 """
 
+import os
 import pathlib
 import re
 import shutil
@@ -91,8 +92,10 @@ def follow(name):
     """Empty a function in the learner's own folder, or bring it back."""
     if not (script := script_of(name)):
         sys.exit(f"Neither script has a function {name}.")
-    original, yours = KEPT / f"{name}.py", KEPT / f"{name}.yours.py"
+    original = KEPT / f"{name}.original.py"
     if original.exists():
+        number = len(list(KEPT.glob(f"{name}.yours*.py"))) + 1
+        yours = KEPT / f"{name}.yours{number}.py"
         body = original.read_text(encoding="utf8")
         yours.write_text(replace_body(ROOT / script, name, body), encoding="utf8")
         original.unlink()
@@ -101,7 +104,7 @@ def follow(name):
     KEPT.mkdir(exist_ok=True)
     original.write_text(empty(ROOT / script, name), encoding="utf8")
     day = next((day for day, names in ROWS.items() if name in names.split()), None)
-    tests = f" tests/{day}.py" if day else ""
+    tests = f" {os.path.relpath(ROOT / 'tests' / f'{day}.py')}" if day else ""
     print(f"{name} in {script} is empty. Write it, until these tests are green:")
     print(f"    {sys.orig_argv[0]} -m pytest{tests}")
     print("The same command again brings the original back, and keeps yours.")

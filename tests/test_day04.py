@@ -1,6 +1,7 @@
 """Day 04: difficulty, balances, and the verification of a chain."""
 
 import dataclasses
+from unittest import mock
 
 import pytest
 from conftest import mine, pend
@@ -80,10 +81,27 @@ def test_a_transaction_counts_when_its_block_is_mined(ledger, rich_alice):
     assert ledger.get_balance("bob") == 50
 
 
+class NotToBeWalked:
+    """A chain on which nobody may look."""
+
+    def __getattr__(self, name):
+        raise AssertionError("get_balance looks at the chain, though append_block keeps balances")
+
+    __iter__ = __len__ = __getitem__ = lambda self, *_: self.look
+
+
 def test_a_balance_does_not_walk_the_chain(ledger, rich_alice):
-    ledger.chain = None
+    ledger.chain = NotToBeWalked()
     assert (ledger.get_balance(rich_alice.address), ledger.get_balance("nobody")) == (100, 0)
     assert "nobody" not in ledger.balances
+
+
+@pytest.mark.parametrize("method", ["get_balance", "verify_blockchain"])
+def test_the_ledger_is_read_under_the_lock(ledger, method, capsys):
+    """Meanwhile, the miner may be in the middle of append_block."""
+    ledger.lock = mock.MagicMock()
+    getattr(ledger, method)(*["bob"] * (method == "get_balance"))
+    assert ledger.lock.mock_calls, f"{method} does not take the lock"
 
 
 @pytest.fixture

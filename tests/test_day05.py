@@ -144,7 +144,8 @@ def test_only_a_signature_of_the_owner_moves_money(ledger, rich_alice):
         None, 5, "text", signature.hex(), bytearray(signature), [signature], True,
     ]  # fmt: skip
     for bad_signature in wrong:
-        assert ledger.add_transaction(transaction, bad_signature) == WRONG_SIGNATURE
+        answer = ledger.add_transaction(transaction, bad_signature)
+        assert answer == WRONG_SIGNATURE, repr(bad_signature)[:99]
     assert no_coin_moves(ledger)
     assert ledger.add_transaction(transaction, signature) == ACCEPTED
 
