@@ -381,9 +381,7 @@ def main() -> None:
         node = Node(port)
     except (OSError, OverflowError) as error:
         problem = str(getattr(error, "strerror", error)).rstrip(".")
-        sys.exit(
-            f"blockchain_client.py: no node on port {port}: {problem}. Is it running?"
-        )
+        sys.exit(f"blockchain_client.py: no node on port {port}: {problem}. Is it running?")
     try:
         threading.Thread(target=handle_receive, args=[node], daemon=True).start()
         run_menu(node)

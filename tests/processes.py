@@ -112,9 +112,12 @@ class Process:
         return match[0] if match else "".join(thread_failures[:1])
 
     def _wait(self, happened, what):
+        deadline = time.monotonic() + PATIENCE
         with self.news:
-            self.news.wait_for(lambda: happened() or self.ended or self.failure(), PATIENCE)
-            result = happened()
+            while not (result := happened()):
+                if self.ended or self.failure() or time.monotonic() > deadline:
+                    break
+                self.news.wait(0.2)
         if not result:
             why = "it ended" if self.ended else f"waited {PATIENCE} s in vain"
             why = self.failure() or f"{why}. What it wrote:\n{self.output[self.seen :][-3000:]}"

@@ -375,7 +375,7 @@ def test_what_is_no_port_is_refused(run, script, ports):
 
 def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
     """One that does not exist; one in use, for the node; one without a node, for the client."""
-    lines = [r"port %d: .+[^.]\. Choose another port\.", r"no node on port %d: .+\. Is it running\?"]
+    lines = r"port %d: .+[^.]\. Choose another port\.", r"no node on port %d: .+\. Is it running\?"
     for script, line, last in zip(SCRIPTS, lines, [server.socket_port, free_port()]):
         for port in (server.socket_port + 65536, -1, last):
             process = run(script, port)
