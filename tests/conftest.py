@@ -6,7 +6,14 @@ import io
 import threading
 
 import pytest
-from processes import Connection, Process, handlers, remember_failure, thread_failures
+from processes import (
+    Connection,
+    Process,
+    handlers,
+    remember_failure,
+    thread_failure,
+    thread_failures,
+)
 
 import blockchain_client
 import blockchain_server
@@ -61,7 +68,7 @@ def a_test_alone(tmp_path, monkeypatch):
     yield
     if handlers(5):  # it may be a loop without an end, which would make all other tests slow
         pytest.exit("receive_socket_message goes on, although its client has left.", returncode=1)
-    assert not thread_failures, thread_failures[0]
+    assert not thread_failures, thread_failure()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -99,8 +106,7 @@ def server(ledger):
     with contextlib.ExitStack() as open_ones:
 
         def connect():
-            failure = lambda: thread_failures and thread_failures[0]  # noqa: E731
-            return open_ones.enter_context(Connection(ledger.socket_port, failure))
+            return open_ones.enter_context(Connection(ledger.socket_port, thread_failure))
 
         ledger.connect = connect
         yield ledger

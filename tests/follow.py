@@ -71,21 +71,23 @@ def body_of(lines, name):
     return start + 1 + (docstring.string.count("\n", 0, docstring.end()) if docstring else 0), end
 
 
-def replace_body(path, name, new):
-    """Put another body into a function, and return the old one."""
+def replace_body(path, name, new, keep_in=None):
+    """Put another body into a function, and return the old one. First, keep that in a file."""
     lines = lines_of(path)
     start, end = body_of(lines, name)
     old = "".join(lines[start:end])
+    if keep_in:
+        keep_in.write_text(old, encoding="utf8")
     path.write_text("".join([*lines[:start], new, *lines[end:]]), encoding="utf8")
     return old
 
 
-def empty(path, name):
+def empty(path, name, keep_in=None):
     """Empty a function of a script. Return what was in it."""
     lines = lines_of(path)
     start, _end = body_of(lines, name)
     indent = re.match(" *", lines[start])[0]
-    return replace_body(path, name, f"{indent}raise NotImplementedError\n")
+    return replace_body(path, name, f"{indent}raise NotImplementedError\n", keep_in)
 
 
 def follow(name):
@@ -96,13 +98,12 @@ def follow(name):
     if original.exists():
         number = len(list(KEPT.glob(f"{name}.yours*.py"))) + 1
         yours = KEPT / f"{name}.yours{number}.py"
-        body = original.read_text(encoding="utf8")
-        yours.write_text(replace_body(ROOT / script, name, body), encoding="utf8")
+        replace_body(ROOT / script, name, original.read_text(encoding="utf8"), keep_in=yours)
         original.unlink()
         print(f"{name} in {script} is the original again. Yours is in .follow/{yours.name}.")
         return
     KEPT.mkdir(exist_ok=True)
-    original.write_text(empty(ROOT / script, name), encoding="utf8")
+    empty(ROOT / script, name, keep_in=original)
     day = next((day for day, names in ROWS.items() if name in names.split()), None)
     tests = f" {os.path.relpath(ROOT / 'tests' / f'{day}.py')}" if day else ""
     print(f"{name} in {script} is empty. Write it, until these tests are green:")

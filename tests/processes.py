@@ -47,11 +47,16 @@ def remember_failure(args):
     thread_failures.append("".join(lines))
 
 
+def thread_failure():
+    """Return the first of these tracebacks, or an empty string."""
+    return "".join(thread_failures[:1])
+
+
 def wait_until(happened, what):
     """Ask `happened` again and again, until it returns something true. Return that."""
     deadline = time.monotonic() + PATIENCE
     while not (result := happened()):
-        assert not thread_failures, thread_failures[0]
+        assert not thread_failures, thread_failure()
         assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain: {what}"
         time.sleep(0.02)
     return result
@@ -109,7 +114,7 @@ class Process:
     def failure(self):
         """Return a traceback that the test does not expect: of the program, or of a thread here."""
         match = None if self.traceback else TRACEBACK.search(self.output)
-        return match[0] if match else "".join(thread_failures[:1])
+        return match[0] if match else thread_failure()
 
     def _wait(self, happened, what):
         deadline = time.monotonic() + PATIENCE
@@ -190,7 +195,7 @@ class Process:
 class Connection(contextlib.ExitStack):
     """A socket to a node, also for requests that no client would send.
 
-    `failure` is a function that returns why the node may have failed, or None.
+    `failure` is a function that returns a traceback of the node, or an empty string.
     """
 
     def __init__(self, port, failure):
