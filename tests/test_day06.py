@@ -111,6 +111,7 @@ def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(start_
         line = node.wait_for(counted + r"\d+s \([^\r]*\r")[0]
         average = re.search(r"\(average [\d,]+s, [\d,]{5,} hashes/s\)\r$", line)
         assert average if columns == 200 else len(line) == (columns or 80)  # with the "\r"
+        assert "\n" not in line
     assert connection.ask(BALANCE) == BALANCE_ANSWER
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     node.wait_for(counted)
@@ -121,7 +122,9 @@ def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(start_
     known += r"|Connected by: \('127.0.0.1', \d+\) *|\[\*\] Received: b'.+' *|Start .+\.\.\. *"
     for row in rows:
         assert re.fullmatch(known, row)  # nothing is left of the line that was written over
+        assert len(row.rstrip()) == len(row) or len(row) <= 200 - 1
     assert re.fullmatch(counted + r".*\^C *", last)  # what was written does not hide the ^C
+    assert len(last.rstrip()) <= 80 - 1 + len("^C")
     assert " \n" not in node.output.split("Block 2 @")[0]  # nothing to write over: no spaces
 
 
