@@ -13,6 +13,7 @@ each account has. A *Day* is one article of the series, and the file follows the
     Day 06  start ... main                          threads, sockets, requests, the command line
 
 `BlockChain()` is a ledger to try out in a Python shell. README.md lists what is simplified.
+導讀: tests/GUIDE.md
 """
 
 import argparse
@@ -24,26 +25,19 @@ import hashlib
 import io
 import os
 import pickle
-import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from typing import Any, ClassVar, NoReturn
 
-try:
-    import rsa
-except ModuleNotFoundError as error:  # SystemExit would also end a Python shell that imports this
-    hint = "The package rsa is missing. README.md explains how to install it."
-    raise (SystemExit if __name__ == "__main__" else ImportError)(hint) from error
+import rsa
 
 GENESIS_PREVIOUS_HASH = "Hello World!"  # the genesis block has no block before it
-ONE_TO_THREE_DIGITS = [b"%d" % number for number in range(1000)]  # the nonces below 1000
-THREE_DIGITS = [b"%03d" % number for number in range(1000)]  # the last digits of all others
 MAX_REQUEST_BYTES = 16_384  # most transactions have about 400 bytes; long comments fit, too
+REQUEST_SECONDS = 10  # how long a client may be silent in the middle of a request
 
 
 # ---- Day 02: the data -----------------------------------------------------------------------
@@ -58,7 +52,10 @@ MAX_REQUEST_BYTES = 16_384  # most transactions have about 400 bytes; long comme
 
 @dataclasses.dataclass(frozen=True)
 class Transaction:
-    """Coins that one account sends to another (Day 02). Immutable, because it gets signed."""
+    """Coins that one account sends to another (Day 02).
+
+    It cannot be changed, so it can be an element of the set `accepted_transactions`.
+    """
 
     sender: str  # an address: the public key that the signature is checked against
     receiver: str  # an address, or any other text
@@ -82,16 +79,18 @@ class Block:
 
 
 class Refused(Exception):
-    """Raised when something cannot be accepted. Its text tells the person who asked why."""
+    """Raised when something cannot be accepted. Its text says why."""
 
 
 class BlockChain:
     """The ledger: a chain of blocks, and the balances that result. `start()` makes a node of it.
 
-    The main thread mines. It is the only one that writes to the chain, so it may read the chain
-    without the lock. The threads that answer clients touch the ledger only through `get_balance`
-    and `add_transaction`. What both sides use is changed under `lock`, and a thread that holds it
-    does not hash blocks, verify signatures, print, or wait for the network.
+    The main thread mines. The threads that answer clients touch the ledger only through
+    `get_balance` and `add_transaction`. What both sides use is changed under `lock`, and read under
+    it: in the middle of a change, coins are missing. There are two exceptions. The main thread
+    alone writes to the chain, so it may read the chain without the lock; and `show_progress` may
+    count pending transactions without it. A thread that holds the lock does not hash blocks, verify
+    signatures, print, or wait for the network.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
@@ -137,7 +136,14 @@ class BlockChain:
         >>> BlockChain.transaction_to_string(Transaction("alice", "bob", 50, 1, "Thank you"))
         "{'sender': 'alice', 'receiver': 'bob', 'amounts': 50, 'fee': 1, 'message': 'Thank you'}"
         """
-        return str(vars(transaction))
+        transaction_dict = {
+            "sender": transaction.sender,
+            "receiver": transaction.receiver,
+            "amounts": transaction.amounts,
+            "fee": transaction.fee,
+            "message": transaction.message,
+        }
+        return str(transaction_dict)
 
     def get_transactions_string(self, block: Block) -> str:
         """Return the texts of all transactions in a block, one after the other (Day 03)."""
@@ -176,13 +182,15 @@ class BlockChain:
         self.append_block(self.get_genesis_block())
 
     def add_transaction_to_block(self, block: Block) -> None:
-        """Copy the pending transactions with the highest fees into a block (Day 03).
+        """Put the pending transactions with the highest fees into a block, as a list (Day 03).
 
-        They stay pending until the block is on the chain, so that nothing is lost when mining is
-        interrupted. Of equal fees, the oldest goes first, because `sorted` is stable.
+        At most `block_limitation` of them, the highest fee first; of equal fees, the one that has
+        been pending longest. `pending_transactions` stays as it is, so that nothing is lost when
+        mining is interrupted. It is read under the lock, because handlers add to it meanwhile.
         """
         with self.lock:
-            best_first = sorted(self.pending_transactions, key=lambda t: t.fee, reverse=True)
+            pending = list(self.pending_transactions)
+        best_first = sorted(pending, key=lambda t: t.fee, reverse=True)  # `sorted` is stable
         block.transactions = best_first[: self.block_limitation]
 
     def mine_block(self, miner: str) -> None:
@@ -203,6 +211,11 @@ class BlockChain:
         if block.transactions:
             say(f"Transactions in block {len(self.chain) - 1}: {len(block.transactions)}")
 
+    # find_nonce takes digits from these tables: writing out every nonce would make mining a third
+    # slower. A nonce below 1000 has no zeros in front; 1007 is `1` and then `007`.
+    ONE_TO_THREE_DIGITS: ClassVar[list[bytes]] = [b"%d" % number for number in range(1000)]
+    THREE_DIGITS: ClassVar[list[bytes]] = [b"%03d" % number for number in range(1000)]
+
     def find_nonce(self, block: Block) -> int:
         """Return the lowest nonce, from 0 on, whose hash begins with `block.difficulty` zeros.
 
@@ -215,15 +228,15 @@ class BlockChain:
         #         nonce += 1
         #
         # Below, the block is hashed once, into `midstate`. A thousand nonces share `state`, which
-        # has also read their first digits. Each try copies it and adds the last three digits from a
-        # table, because writing out every nonce would make mining a third slower.
+        # has also read their first digits. `update` changes a hash object, so each try copies it
+        # first, and then adds the last three digits.
         #
         # A digest is the 20 bytes that the 40 hex digits stand for, and bytes of equal length
         # compare like numbers. The target is the highest digest that begins with enough zeros.
         target = (16 ** (40 - block.difficulty) - 1).to_bytes(20, "big")
         midstate = hashlib.sha1(self.get_block_bytes(block))
         start = time.perf_counter()
-        thousands, last_digits = 0, ONE_TO_THREE_DIGITS
+        thousands, last_digits = 0, self.ONE_TO_THREE_DIGITS
         while True:
             state = midstate.copy()
             state.update(b"%d" % thousands if thousands else b"")
@@ -232,7 +245,7 @@ class BlockChain:
                 attempt.update(digits)
                 if attempt.digest() <= target:
                     return thousands * 1000 + int(digits)
-            thousands, last_digits = thousands + 1, THREE_DIGITS
+            thousands, last_digits = thousands + 1, self.THREE_DIGITS
             if thousands % 1000 == 0:
                 self.show_progress(block, thousands * 1000, time.perf_counter() - start)
 
@@ -287,22 +300,26 @@ class BlockChain:
     def adjust_difficulty(self) -> int:
         """Retarget after every tenth mined block. Return the difficulty of the next one (Day 04).
 
-        One more zero is sixteen times the work, so a zero is added only if a block would still come
-        within `block_time`, here 30 s:
+        The average is the time from the beginning (`timestamp`) of the block ten blocks back to the
+        beginning of the newest one, divided by ten. One more zero is sixteen times the work, so a
+        zero is added only if a block would still come within `block_time`, here 30 s:
 
-            average  1 s    16 s with one zero more: add it
-            average  5 s    80 s with one zero more: keep the difficulty
-            average 40 s    too slow: take a zero away, but never the last one
+            average  1 s    16 s with one zero more: `High up the difficulty`
+            average  5 s    80 s with one zero more: `Keep the difficulty`
+            average 40 s    too slow: `Lower the difficulty`, but never below 1
+            average -3 s    the clock was set back: `Keep the difficulty`
+
+        It prints `Average block time:1.0s. High up the difficulty`, or what else the verdict is.
+        It sets `difficulty` to that of the newest block, or to one more or less: so it changes
+        nothing more when it is called again. After any other block, it does and prints nothing.
         """
         span = self.adjust_difficulty_blocks
         mined = len(self.chain) - 1  # the genesis block was not mined
         if mined == 0 or mined % span:
             return self.difficulty
-        # A timestamp says when the mining of a block began, so these are the ten blocks before the
-        # newest one. (In the first span, one of them is the genesis block, which took no time.)
+        # A timestamp says when the mining of a block began, so this is the time of the ten blocks
+        # before the newest. (In the first span, one of them is the genesis block: it took no time.)
         average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
-        # It starts from the newest block's difficulty, so that calling this twice changes nothing
-        # more.
         self.difficulty, verdict = self.chain[-1].difficulty, "Keep the difficulty"
         if average > self.block_time and self.difficulty > 1:
             self.difficulty, verdict = self.difficulty - 1, "Lower the difficulty"
@@ -314,14 +331,20 @@ class BlockChain:
     def get_balance(self, account: str) -> int:
         """Return the coins of an account after the newest block; 0 if it is unknown (Day 04).
 
-        They are kept in `balances`, so that the chain need not be walked. They are read under the
-        lock, because the miner may be just appending a block.
+        `append_block` keeps them in `balances`, so the chain need not be walked. They are read
+        under the lock, because the miner may be in the middle of a block.
         """
         with self.lock:
             return self.balances[account]
 
     def verify_blockchain(self) -> bool:
-        """Check all hashes, links and work. Print the first fault, or `Hash correct!` (Day 04).
+        """Return True if all hashes, links and work are right (Day 04).
+
+        From the first block on, it calls `check_block`, and then compares `previous_hash`. It
+        prints what is wrong with the first block that does not pass, beginning with the article's
+        `Error:Hash not matched!` or `Error:Hash not matched to previous_hash`, and the number of
+        that block. Last, it compares the work of all blocks with `chain_work`. If all is right, it
+        prints `Hash correct!`. The chain and `chain_work` are copied under the lock.
 
         Blocks cannot show that somebody changed one and then mined it and all later ones again with
         the same work. In a network, that chain would need more work than everybody else's.
@@ -333,12 +356,12 @@ class BlockChain:
             try:
                 self.check_block(block)
                 if block.previous_hash != previous_hash:
-                    raise Refused("it does not follow the block before it!")
+                    raise Refused("Error:Hash not matched to previous_hash. The link is broken.")
             except (Refused, TypeError, ValueError) as fault:  # a wrong type cannot be hashed
-                say(f"Block {height}: {fault}")
+                say(f"{fault} (Block {height})")
                 return False
-        # Without its last blocks, or mined again at a lower difficulty, a chain links up as well:
-        # only the sum of its work shows it.
+        # If somebody takes the last blocks away, or mines blocks again with a lower difficulty, all
+        # links are right. The sum of the work is then too small.
         work = sum(16**block.difficulty for block in chain)
         if work != chain_work:
             say(f"The chain shows {'more' if work > chain_work else 'less'} work than was done!")
@@ -349,17 +372,19 @@ class BlockChain:
     def check_block(self, block: Block) -> None:
         """Raise Refused if the hash of this block is wrong, or has too few zeros.
 
+        The text begins with `Error:Hash not matched!` if `hash` is not what `get_hash` returns, or
+        if the transactions are not in a list, which no hash shows. The number of zeros is what
+        `difficulty` says, 0 or more. Raises TypeError or ValueError, too, if a field holds a value
+        that cannot be hashed or compared.
+
         It knows nothing but this block. So it does not check the link to the block before, the
         rules for difficulty and reward, whether the senders signed and had the coins, and whether a
-        transaction was mined before. Raises TypeError or ValueError if a field holds a value that
-        cannot be hashed or compared.
+        transaction was mined before.
         """
-        # The hash does not show whether the transactions are in a list. (Nor does it show of which
-        # class they are.)
         if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
-            raise Refused("its content is not what was hashed!")
+            raise Refused("Error:Hash not matched! Its content is not what was hashed.")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
-            raise Refused("its hash does not show the work!")
+            raise Refused("Its hash does not show the work.")
 
     # ---- Day 05: keys, signatures, the rules of money -------------------------------------------
     #
@@ -375,8 +400,9 @@ class BlockChain:
         512 bits are short enough to copy and paste, and far too short for real money.
         """
         public, private = rsa.newkeys(512)
-        address = self.get_address_from_public(public.save_pkcs1())
-        return address, self.extract_from_private(private.save_pkcs1())
+        public_key = public.save_pkcs1()
+        private_key = private.save_pkcs1()
+        return self.get_address_from_public(public_key), self.extract_from_private(private_key)
 
     @staticmethod
     def get_address_from_public(public: bytes) -> str:
@@ -391,10 +417,12 @@ class BlockChain:
     @staticmethod
     @functools.lru_cache(maxsize=1024)  # parsing a key takes longer than checking a signature
     def get_public_from_address(address: str) -> rsa.PublicKey:
-        """Return the public key that an address is. Raises Refused if it is no valid address.
+        """Return the public key in an address (Day 05). Raises Refused if it is no valid address.
 
-        A public key is two numbers, n and e. It comes from a stranger, so both are limited: with
-        30,000 bits each, checking a single signature would take a minute.
+        A public key is two numbers, n and e. It comes from a stranger, so both are limited: n has
+        512 to 4,096 bits, and e is at least 3 and below 2**32. With 30,000 bits each, checking a
+        single signature would take a minute. One key has many spellings in base64, and each would
+        be an account of its own, so only the one of `get_address_from_public` is accepted.
         """
         mistake = "Sender must be an address made by generate_address!"
         pem = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
@@ -402,15 +430,17 @@ class BlockChain:
             key = rsa.PublicKey.load_pkcs1(pem.encode("ascii"))
         except Exception as error:  # rsa, base64 and pyasn1 raise many kinds
             raise Refused(mistake) from error
-        # base64 skips foreign characters, so one key has many spellings, and each would be an
-        # account of its own. Only the one of get_address_from_public counts.
         spelling = BlockChain.get_address_from_public(key.save_pkcs1())
         if address == spelling and 2**511 <= key.n < 2**4096 and 3 <= key.e < 2**32:
             return key
         raise Refused(mistake)
 
     def check_fields(self, transaction: Transaction) -> None:
-        """Raise Refused if this is no Transaction, or one of its fields breaks a rule.
+        """Raise Refused if this is no Transaction, or one of its fields breaks a rule (Day 05).
+
+        `amounts` is an int above 0, `fee` an int of 0 or more; sender, receiver and message are
+        strings; the receiver is not empty, and `get_public_from_address` accepts the sender. If
+        amounts and fee are more than 10**18 together, the text is `Balance not enough!`
 
         The types have to be exact. `isinstance` would accept True as an int, and also an object
         whose class is derived from int and defines `<` in its own way. A comparison alone would let
@@ -424,7 +454,7 @@ class BlockChain:
             raise Refused("Amounts must be a whole number above 0!")
         if type(transaction.fee) is not int or transaction.fee < 0:
             raise Refused("Fee must be a whole number, 0 or more!")
-        # Nobody has so much, and `str` fails for numbers of thousands of digits.
+        # Nobody has so much, and `str` would fail for numbers of thousands of digits.
         if transaction.amounts + transaction.fee > 10**18:
             raise Refused("Balance not enough!")
         for name in ("sender", "receiver", "message"):
@@ -451,20 +481,24 @@ class BlockChain:
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
         """Accept a signed transaction, which is then pending, or refuse it (Day 05).
 
-        Returns True or False, and a message. Raises nothing, whatever the fields hold.
+        Returns True and `Authorized successfully!`, or False and the reason; raises nothing,
+        whatever the fields hold. The reasons come in this order: what `check_fields` finds; that it
+        is in `accepted_transactions`; `Balance not enough!`, if its coins are more than `balances`
+        less `outgoing`; `RSA Verified wrong!`, which the article answers last. A signature is
+        verified without the lock, because that is slow.
         """
         try:
             self.check_fields(transaction)
-            signed = self.check_signature(transaction, signature)  # slow, so without the lock
+            signed = self.check_signature(transaction, signature)
             cost = transaction.amounts + transaction.fee
             with self.lock:
                 if transaction in self.accepted_transactions:
                     raise Refused("Accepted before! To pay a second time, change the comment.")
-                # Coins are checked and set aside under one lock. Otherwise two threads could both
-                # find the same coins, and both spend them.
+                # Balance and outgoing are read and changed under one lock. Otherwise two threads
+                # could both find the same coins, and both spend them.
                 if cost > self.balances[transaction.sender] - self.outgoing[transaction.sender]:
                     raise Refused("Balance not enough!")
-                if not signed:  # the article answers this last
+                if not signed:
                     raise Refused("RSA Verified wrong!")
                 self.add_pending_transactions([transaction])
         except Refused as refusal:
@@ -483,93 +517,119 @@ class BlockChain:
     def start(self) -> NoReturn:
         """Run the node: listen, show the miner's keys, mine (Day 06). Never returns.
 
-        Raises Refused if the port cannot be used.
+        The miner gets new keys. They are shown first, and again after block 50, because the first
+        fifty blocks come fast, and move them off the screen. Then come the genesis block, and block
+        after block, with `adjust_difficulty` in between. Raises Refused if the port cannot be used.
         """
         self.start_socket_server()
         address, private = self.generate_address()
-        words = [sys.orig_argv[0], sys.argv[0].removesuffix("server.py") + "client.py"]
-        command = subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
         keys = f"Miner address: {address}\nMiner private: {private}\n"
-        keys += f"Listening on port {self.socket_port}. Ctrl-C ends the node and its chain.\n"
-        keys += f"In another terminal, type: {command} {self.socket_port}"
+        keys += f"Listening on port {self.socket_port}. Ctrl-C ends the node and its chain."
         say(keys)
         self.create_genesis_block()
         while True:
             self.mine_block(address)
             self.adjust_difficulty()
             if len(self.chain) == 51:
-                say(keys)  # the first fifty blocks came fast, and moved them off the screen
+                say(keys)
 
     def start_socket_server(self) -> None:
-        """Open the port, and start the listener (Day 06). Raises Refused if that fails."""
+        """Open the port, and start the listener (Day 06). Raises Refused if that fails.
+
+        Port 0 becomes the free port that the system has chosen. The article opens the port in the
+        listener's thread, where an exception would end the listener and not the node.
+        """
         # While it tries nonces, the miner never waits, so a handler gets the GIL only when the
         # switch interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
         sys.setswitchinterval(0.00002)
+        s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            # This is the article's socket(), bind() and listen(), with the options that each system
-            # needs. Up to 1024 clients may wait to be accepted, if the system allows so many.
-            server = socket.create_server((self.socket_host, self.socket_port), backlog=1024)
+            if os.name == "posix":  # the port of a node that has just ended is free again
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((self.socket_host, self.socket_port))
+            s.listen(1024)  # so many clients may wait to be accepted, if the system allows it
         except (OSError, OverflowError) as error:
-            # create_server appends " (while attempting to bind ...)" to the system's words.
-            reason = str(getattr(error, "strerror", error)).partition(" (while ")[0].rstrip(".")
+            s.close()
+            reason = str(getattr(error, "strerror", error)).rstrip(".")
             raise Refused(f"port {self.socket_port}: {reason}. Choose another port.") from error
-        self.socket_port = server.getsockname()[1]
-        threading.Thread(target=self.wait_for_socket_connection, args=[server], daemon=True).start()
+        self.socket_port = s.getsockname()[1]
+        t = threading.Thread(target=self.wait_for_socket_connection, args=(s,), daemon=True)
+        t.start()
 
-    def wait_for_socket_connection(self, server: socket.socket) -> NoReturn:
-        """Accept connections, and start a handler for each (Day 06). Never returns."""
+    def wait_for_socket_connection(self, s: socket.socket) -> NoReturn:
+        """Accept connections, and start a handler for each (Day 06). Never returns.
+
+        `s` is the listening socket. The handler is a daemon thread, which does not keep the process
+        from ending. Nothing that a client does ends the listener. What the system lacks is printed
+        as `Too many connections: ...`. If it lacks a thread, the client is disconnected.
+        """
         while True:
             try:
-                connection, address = server.accept()
-                threading.Thread(
-                    target=self.receive_socket_message, args=[connection, address], daemon=True
-                ).start()
+                conn, address = s.accept()
+                client_handler = threading.Thread(
+                    target=self.receive_socket_message, args=(conn, address), daemon=True
+                )
+                client_handler.start()
             except ConnectionError:  # the client left before it was accepted
                 pass
             except RuntimeError as error:  # no thread can start, so this client is disconnected
-                connection.close()
+                conn.close()
                 say(f"Too many connections: {error}")
             except (OSError, MemoryError) as error:  # no file descriptor is left for the connection
                 say(f"Too many connections: {error}")
                 time.sleep(1)  # the client still waits, and accept would fail again at once
 
     def receive_socket_message(self, connection: socket.socket, address: tuple[str, int]) -> None:
-        """Answer one client until it leaves, or sends something that is no request (Day 06)."""
+        """Answer one client until it leaves (Day 06).
+
+        A request is the next pickle, whatever pieces it arrives in; its answer is the `str` of what
+        `respond` returns, in UTF-8. This prints `Connected by: ...`, and for each request its first
+        bytes as `[*] Received: ...`. What is no request gets {'message': ...} with the reason,
+        which is also printed, as `... cannot be parsed: ...`; then the connection ends, because
+        nobody knows where the next request would begin. A client may be silent as long as it likes
+        between two requests, but only for REQUEST_SECONDS in the middle of one.
+        """
         say(f"Connected by: {address}")
         with connection, connection.makefile("rb") as received:
             parsed = True
-            while parsed and (beginning := wait_for_bytes(received)):
-                say(f"[*] Received: {beginning!r}")
-                # No variable holds the request, or its memory would stay in use while a client that
-                # has sent it is silent.
+            while parsed and (message := wait_for_bytes(received)):
+                say(f"[*] Received: {message!r}")
+                connection.settimeout(REQUEST_SECONDS)
+                # No variable holds the whole request, or its memory would stay in use while a
+                # client that has sent it is silent.
                 try:
                     response = self.respond(read_request(received))
                 except Refused as refusal:
                     parsed, response = False, {"message": str(refusal)}
-                    say(f"{beginning!r} cannot be parsed: {refusal}")
+                    say(f"{message!r} cannot be parsed: {refusal}")
+                connection.settimeout(None)
+                response_bytes = str(response).encode("utf8")
                 with contextlib.suppress(OSError):  # the client has left
-                    connection.sendall(str(response).encode("utf8"))
+                    connection.sendall(response_bytes)
             close_gently(connection)
 
-    def respond(self, request: Any) -> dict[str, Any]:
-        """Return the answer to a request. Raises Refused if it is not a request (Day 06)."""
-        match request:
-            case {"request": "get_balance", "address": str(address)}:
-                say("Start to get the balance for client...")
-                return {"address": address, "balance": self.get_balance(address)}
-            case {"request": "transaction", "data": dict(fields), "signature": signature} if (
-                fields.keys() == Transaction.__annotations__.keys()
-            ):
-                say("Start to transaction for client...")
-                result, result_message = self.add_transaction(Transaction(**fields), signature)
-                return {"result": result, "result_message": result_message}
-            case {"request": "get_balance"}:
-                raise Refused('get_balance needs an "address", which is a string.')
-            case {"request": "transaction"}:
-                raise Refused('transaction needs "data" (a Transaction) and "signature".')
-            case {"request": _}:
-                return {"message": "Unknown command."}
-        raise Refused('A request is a dict with the key "request".')
+    def respond(self, parsed_message: Any) -> dict[str, Any]:
+        """Return the answer to a request. Raises Refused if `check_request` does (Day 06).
+
+        `parsed_message` is what `read_request` returns. In the article, this is a part of
+        receive_socket_message.
+        """
+        check_request(parsed_message)
+        if parsed_message["request"] == "get_balance":
+            say("Start to get the balance for client...")
+            address = parsed_message["address"]
+            balance = self.get_balance(address)
+            response = {"address": address, "balance": balance}
+        elif parsed_message["request"] == "transaction":
+            say("Start to transaction for client...")
+            new_transaction = Transaction(**parsed_message["data"])
+            result, result_message = self.add_transaction(
+                new_transaction, parsed_message["signature"]
+            )
+            response = {"result": result, "result_message": result_message}
+        else:
+            response = {"message": "Unknown command."}
+        return response
 
 
 # ---- Day 06: requests from strangers --------------------------------------------------------
@@ -596,6 +656,23 @@ def read_request(file: io.BufferedReader) -> Any:
     A pickle ends with the opcode STOP, so requests need no separator. Raises Refused.
     """
     return RequestReader(RequestBytes(file, MAX_REQUEST_BYTES)).load()
+
+
+def check_request(parsed_message: Any) -> None:
+    """Raise Refused if `respond` cannot answer this, whatever it is: it comes from a stranger.
+
+    A request is a dict with the key "request". A get_balance has an "address", which is a string; a
+    transaction has "data", which is the dict of a Transaction's five fields, and a "signature".
+    """
+    if type(parsed_message) is not dict or "request" not in parsed_message:
+        raise Refused('A request is a dict with the key "request".')
+    address, fields = parsed_message.get("address"), parsed_message.get("data")
+    if parsed_message["request"] == "get_balance" and type(address) is not str:
+        raise Refused('get_balance needs an "address", which is a string.')
+    if parsed_message["request"] == "transaction":
+        is_whole = type(fields) is dict and fields.keys() == Transaction.__annotations__.keys()
+        if not is_whole or "signature" not in parsed_message:
+            raise Refused('transaction needs "data" (a Transaction) and "signature".')
 
 
 def close_gently(connection: socket.socket, seconds: float = 5) -> None:
@@ -681,6 +758,9 @@ class RequestReader(pickle._Unpickler):
         """Return the value of the next pickle. Raises Refused if it cannot be a request."""
         try:
             return super().load()
+        except TimeoutError as error:
+            silence = f"{REQUEST_SECONDS} seconds of silence in the middle of the request."
+            raise Refused(silence) from error
         except OSError as error:
             raise Refused("The connection was lost in the middle of the request.") from error
         except (EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
@@ -698,7 +778,10 @@ class RequestReader(pickle._Unpickler):
         raise pickle.UnpicklingError(f"{name} is not Transaction")
 
     def load_build(self) -> None:
-        """BUILD: in place of filling the bare object with its fields, keep only their dict."""
+        """BUILD: `stack` ends with an object and the dict of its fields.
+
+        Normally, the object is filled from the dict, and stays. Here the dict stays.
+        """
         del self.stack[-2]  # type: ignore[attr-defined]  # mypy does not know this attribute
 
     dispatch[pickle.BUILD[0]] = load_build
@@ -731,25 +814,13 @@ def say(line: str, *, changing: bool = False) -> None:
             pass
 
 
-def say_goodbye(*_: Any) -> NoReturn:
-    """End the process on Ctrl-C, which is how a node is meant to end: so the status is 0.
-
-    It handles the signal itself, because a KeyboardInterrupt may come just after a lock was taken,
-    and then nobody releases that lock (python/cpython#148874).
-    """
-    # If the output is a pipe that is full, os.write waits for ever. Then a second Ctrl-C, with the
-    # system's own handling (SIG_DFL), ends the process.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with contextlib.suppress(OSError):  # the output is closed
-        os.write(1, b"\nGoodbye! The chain ends with its node.\n")
-    os._exit(0)
-
-
 def main() -> None:
-    """Run a node until Ctrl-C. The exit status is 1 if the port cannot be used."""
+    """Run a node until Ctrl-C. The exit status is 1 if the port cannot be used (Day 06)."""
     parser = argparse.ArgumentParser(description="A blockchain node. It listens on 127.0.0.1.")
     parser.add_argument("port", type=int, help="the port to listen on, for example 1111")
-    signal.signal(signal.SIGINT, say_goodbye)
+    # Ctrl-C ends the process at once, as the system does it. As a KeyboardInterrupt, it may come
+    # just after a lock was taken, and then nobody releases that lock (python/cpython#148874).
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # A character that the output cannot encode must not end the node.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
