@@ -252,13 +252,13 @@ class BlockChain:
     def show_progress(self, block: Block, tries: int, seconds: float) -> None:
         """Show on a terminal how the mining of a block goes.
 
-        Failed tries bring success no closer, so the time still to be expected is always the whole
-        average.
+        Failed tries bring success no closer, so the time to be expected from now on is always the
+        same: that of 16 ** difficulty tries.
         """
-        average = 16**block.difficulty * seconds / tries
+        expected = 16**block.difficulty * seconds / tries
         line = f"Block {len(self.chain)} @ difficulty {block.difficulty}: "
         line += f"{len(self.pending_transactions)} pending, {len(block.transactions)} in this block"
-        line += f"; {seconds:.0f}s (average {average:,.0f}s, {tries / seconds:,.0f} hashes/s)"
+        line += f"; {seconds:.0f}s (expected {expected:,.0f}s, {tries / seconds:,.0f} hashes/s)"
         say(line, changing=True)
 
     def add_pending_transactions(self, transactions: list[Transaction]) -> None:
