@@ -185,7 +185,8 @@ def handle_receive(connection: Connection) -> NoReturn:
                     print(f"[*] Message from node: {answer}")
                 received, connection.answers = b"", answers
                 connection.answered.set()
-        print("\nThe connection to the node has ended.", file=sys.stderr)
+        # As one write, the line is not mixed with one of the main thread.
+        print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)
     # The main thread waits for a line or for an answer, and a SIGINT interrupts that as Ctrl-C
     # does. One that comes just before input() begins to wait is lost, so it is sent every second.
     # (On Windows, the first one ends the process.)
@@ -302,7 +303,7 @@ def address_or_text(typed: str) -> str:
     with contextlib.suppress(ValueError):
         return whole_address(typed)
     if "MEgCQQ" in base64_in(typed) or typed.endswith("="):  # how addresses begin and end
-        raise ValueError("this is only a part of an address. Enter the complete address.")
+        raise ValueError("this looks like a part of an address. Enter the complete address.")
     if typed.isdecimal():
         raise ValueError("this is a number, and no address or name.")
     if not typed.isprintable() or "\ufffd" in typed:

@@ -22,29 +22,9 @@ def person(client):
 
 
 def impatient(client):
+    """A person who is told after a moment that there is no answer yet."""
     person(client)
     client.ANSWER_SECONDS = 0.1
-
-
-def impatient_once(client):
-    """Wait for the first answer for a moment only."""
-    person(client)
-    seconds, send_request = iter([0.2]), client.send_request
-
-    def send(*words):
-        client.ANSWER_SECONDS = next(seconds, 60)
-        send_request(*words)
-
-    client.send_request = send
-
-
-def patient(client):
-    client.ANSWER_SECONDS = 10**6
-
-
-def in_the_background(client):
-    """A shell script makes its background processes ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def ascii_only(script):
@@ -52,7 +32,19 @@ def ascii_only(script):
     sys.stdout.reconfigure(encoding="ascii", errors="strict")
 
 
+# ---- Both
+def in_the_background(script):
+    """A shell script makes its background processes ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 # ---- The node
+def speaks_chinese(node):
+    """What the system says of an error may be Chinese, and the output may show ASCII only."""
+    ascii_only(node)
+    node.BlockChain.create_genesis_block = lambda self: node.say("沒有空間")
+
+
 def never_found(node):
     """Block 2 is never found."""
     node.BlockChain.adjust_difficulty = lambda self: setattr(self, "difficulty", 12)
@@ -76,11 +68,6 @@ def waits_for_a_transaction(node):
         self.difficulty = 12
 
     node.BlockChain.adjust_difficulty = adjust_difficulty
-
-
-def typed_in_chinese(node):
-    ascii_only(node)
-    sys.orig_argv[0], sys.argv[0] = ".venv/謝", "blockchain_server.py"
 
 
 def few_descriptors(node):
@@ -115,22 +102,6 @@ def mistake_in_the_mining(node):
 
 def mistake_in_a_request(node):
     node.BlockChain.get_balance = tell_the_peers
-
-
-def ctrl_c(*_, **__):
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def ctrl_c_before_the_port_is_open(node):
-    node.socket.create_server = ctrl_c
-
-
-def ctrl_c_while_keys_are_made(node):
-    node.BlockChain.generate_address = ctrl_c
-
-
-def ctrl_c_while_the_lock_is_held(node):
-    node.collections.Counter.__getitem__ = ctrl_c
 
 
 def end_with_the_tests():

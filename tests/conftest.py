@@ -2,11 +2,17 @@
 
 import contextlib
 import dataclasses
+import faulthandler
 import io
+import os
+import sys
 import threading
+import traceback
 
 import pytest
 from processes import (
+    DEBUGGED,
+    ROOT,
     Connection,
     Process,
     handlers,
@@ -17,6 +23,10 @@ from processes import (
 
 import blockchain_client
 import blockchain_server
+
+BALANCE = {"request": "get_balance", "address": "bob"}
+BALANCE_ANSWER = {"address": "bob", "balance": 0}
+AUTHORIZED = {"result": True, "result_message": "Authorized successfully!"}
 
 
 class Account:
@@ -59,13 +69,43 @@ def pend(ledger, account, *payment, **fields):
     return transaction
 
 
+def give_up(request):
+    """End the run, and show where the threads are in this project. Often, a lock is taken twice.
+
+    If even this cannot run, the timeout of pytest's faulthandler comes five seconds later.
+    """
+    request.config.pluginmanager.getplugin("capturemanager").suspend_global_capture(in_=True)
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    frames[0] = frames.pop(threading.main_thread().ident)  # the last one to be shown
+    folders = str(ROOT), str(ROOT / "tests")
+    print("\n", file=sys.stderr)
+    for frame in frames.values():
+        stack = traceback.extract_stack(frame)
+        ours = [place for place in stack if os.path.dirname(place.filename) in folders]
+        print(*traceback.format_list(ours), sep="", file=sys.stderr)
+    where = f"It is in {ours[-1].name}: {ours[-1].line}"
+    print(f"{request.node.nodeid} does not end. {where}", file=sys.stderr)
+    sys.stdout.flush()
+    os._exit(1)
+
+
 @pytest.fixture(autouse=True)
-def a_test_alone(tmp_path, monkeypatch):
-    """Give a test a folder of its own, and fail it if an exception ends one of its threads."""
+def a_test_alone(request, tmp_path, monkeypatch):
+    """Give a test a folder of its own, and fail it if an exception ends one of its threads.
+
+    After 50 seconds, it ends the run.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(threading, "excepthook", remember_failure)
     thread_failures.clear()
+    timer = threading.Timer(50, give_up, [request])
+    if DEBUGGED:
+        faulthandler.cancel_dump_traceback_later()
+    elif float(request.config.getini("faulthandler_timeout") or 0):
+        timer.start()
     yield
+    timer.cancel()
     if handlers(5):  # it may be a loop without an end, which would make all other tests slow
         pytest.exit("receive_socket_message goes on, although its client has left.", returncode=1)
     assert not thread_failures, thread_failure()
@@ -126,18 +166,19 @@ def start_node(run):
 
     The process knows its port and its miner's keys. `change` is one of changed.py.
     """
+    with contextlib.ExitStack() as open_ones:
 
-    def start_node(change=None, **options):
-        changed = ["tests/changed.py", change] if change else []
-        node = run(*changed, "blockchain_server.py", 0, **options)
-        keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
-        address, private, port = node.wait_for(keys).groups()
-        node.miner, node.port = Account(address, private), int(port)
-        node.wait_for_blocks(1)
-        node.connect = lambda: Connection(node.port, node.failure)
-        return node
+        def start_node(change=None, **options):
+            changed = ["tests/changed.py", change] if change else []
+            node = run(*changed, "blockchain_server.py", 0, **options)
+            keys = r"Miner address: (\S+) *\nMiner private: (\S+) *\nListening on port (\d+)"
+            address, private, port = node.wait_for(keys).groups()
+            node.miner, node.port = Account(address, private), int(port)
+            node.wait_for_blocks(1)
+            node.connect = lambda: open_ones.enter_context(Connection(node.port, node.failure))
+            return node
 
-    return start_node
+        yield start_node
 
 
 @pytest.fixture

@@ -1,17 +1,24 @@
-"""Empty a function, write it again, bring it back: `python tests/follow.py get_balance`.
+"""Empty a function, write it again, bring the original back.
 
-The first time, this empties the function in your folder: only its first line and its docstring
-remain. The second time, it brings the original back, and keeps what you have written. The folder
-.follow has both, so do not look there too early.
+    python tests/follow.py get_balance          empties it: its first line and docstring remain
+    python tests/follow.py get_balance          once more: the original is back, yours is kept
+    python tests/follow.py get_balance --yours  yours is back, to go on with it
+    python tests/follow.py --table              measures the table of EXERCISES.md: ten minutes
 
-Without a name, it empties one function of EXERCISES.md after the other, in a copy of the project,
-and prints the table of that page. Two more numbers follow each row: how many seconds the tests
-took, and how many tests of the days before turned red, which should be none.
+Before anything in a script changes, all of it is copied to the folder .follow. So do not look
+there too early.
+
+The table empties one function after the other, in copies of the project. Two more numbers follow
+each row: how many seconds the tests took, and how many tests of the days before turned red, which
+should be none.
 """
 
+import argparse
+import ast
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,76 +46,153 @@ ROWS = {
 }
 
 
+def around(path, name):
+    """Return the text before and behind the body of a function, docstring before; or None.
+
+    The script is never half written: it is what it was before its function was emptied.
+    """
+    text = path.read_bytes()
+    try:
+        found = [ast.parse(text, path.name)]
+    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, until Python 3.11
+        sys.exit(f"Nothing was changed. Python cannot read {shown(path)}, mend it first: {error}")
+    functions = ast.FunctionDef, ast.AsyncFunctionDef
+    for part in name.split("."):
+        inside = [node for place in found for node in ast.walk(place) if node is not place]
+        named = [node for node in inside if isinstance(node, (ast.ClassDef, *functions))]
+        found = [node for node in named if node.name == part]
+    function = next((node for node in found if isinstance(node, functions)), None)
+    if not function:
+        return None
+    lines = text.splitlines(keepends=True)
+    first = function.body[0]
+    start = first.lineno - 1
+    indent = lines[start][: first.col_offset]  # or `def name(): `, if the body is on that line
+    if not indent.strip() and ast.get_docstring(function) is not None:
+        start = first.end_lineno
+    elif not indent.strip():
+        while lines[start - 1].strip()[:1] in (b"", b"#"):
+            start -= 1  # a comment above the first statement belongs to the body
+    newline = b"\r\n" if b"\r\n" in text else b"\n"
+    behind = b"".join(lines[function.end_lineno :])
+    return b"".join(lines[:start]) + indent, newline + behind
+
+
+def emptied(path, name):
+    """Return the text of a script with one of its functions emptied."""
+    return b"raise NotImplementedError".join(around(path, name))
+
+
 def script_of(name):
     """Return the script that a function is in: the node's, if both have one of that name."""
     scripts = "blockchain_server.py", "blockchain_client.py"
-    return next((script for script in scripts if body_of(lines_of(ROOT / script), name)), None)
+    return next((script for script in scripts if around(ROOT / script, name)), None)
 
 
-def lines_of(path):
-    return path.read_text(encoding="utf8").splitlines(keepends=True)
+def under_way():
+    """Return the script and the name of the function that was emptied and is not back yet."""
+    for original in KEPT.glob("blockchain_*.*.original.py"):
+        stem, _, name = original.name.removesuffix(".original.py").partition(".")
+        script = ROOT / f"{stem}.py"
+        if original.read_bytes() != script.read_bytes():
+            return script, name
+        original.unlink()  # it is back by other means: git, for example
+    return None, None
 
 
-def body_of(lines, name):
-    """Return where the body of a function begins, behind its docstring, and where it ends.
-
-    Only indentation and quotes count, so that it does not matter if the code is half written.
-    """
-    *in_class, name = name.split(".")
-    pattern = rf"class {in_class[0]}\b" if in_class else ""
-    first = next((n for n, line in enumerate(lines) if re.match(pattern, line)), len(lines))
-    define = re.compile(rf"( *)def {name}\(")
-    start = next((n for n in range(first, len(lines)) if define.match(lines[n])), None)
-    if start is None:
-        return None
-    inside = define.match(lines[start])[1] + " "
-    end = start + 1
-    while end < len(lines) and re.match(rf"\s*$|{inside}|\s*\)", lines[end]):
-        end += 1
-    while not lines[end - 1].strip():
-        end -= 1
-    docstring = re.search(r'"""(.|\n)*?"""', "".join(lines[start:end]))
-    return start + 1 + (docstring.string.count("\n", 0, docstring.end()) if docstring else 0), end
+def kept(script, name, what):
+    return KEPT / f"{script.stem}.{name}.{what}.py"
 
 
-def replace_body(path, name, new, keep_in=None):
-    """Put another body into a function, and return the old one. First, keep that in a file."""
-    lines = lines_of(path)
-    start, end = body_of(lines, name)
-    old = "".join(lines[start:end])
-    if keep_in:
-        keep_in.write_text(old, encoding="utf8")
-    path.write_text("".join([*lines[:start], new, *lines[end:]]), encoding="utf8")
-    return old
+def yours_of(script, name):
+    """Return the newest script of the learner's that may be kept, and where the next one goes."""
+    files = KEPT.glob(f"{script.stem}.{name}.yours[0-9]*.py")
+    number = max((int(re.search(r"\.yours(\d+)", file.name)[1]) for file in files), default=0)
+    return kept(script, name, f"yours{number}"), kept(script, name, f"yours{number + 1}")
 
 
-def empty(path, name, keep_in=None):
-    """Empty a function of a script. Return what was in it."""
-    lines = lines_of(path)
-    start, _end = body_of(lines, name)
-    indent = re.match(" *", lines[start])[0]
-    return replace_body(path, name, f"{indent}raise NotImplementedError\n", keep_in)
-
-
-def follow(name):
-    """Empty a function in the learner's own folder, or bring it back."""
-    if not (script := script_of(name)):
-        sys.exit(f"Neither script has a function {name}.")
-    original = KEPT / f"{name}.original.py"
-    if original.exists():
-        number = len(list(KEPT.glob(f"{name}.yours*.py"))) + 1
-        yours = KEPT / f"{name}.yours{number}.py"
-        replace_body(ROOT / script, name, original.read_text(encoding="utf8"), keep_in=yours)
-        original.unlink()
-        print(f"{name} in {script} is the original again. Yours is in .follow/{yours.name}.")
-        return
+def write(path, text):
+    """Write a file whole or not at all: on a full disk, what was there stays there."""
     KEPT.mkdir(exist_ok=True)
-    empty(ROOT / script, name, keep_in=original)
-    day = next((day for day, names in ROWS.items() if name in names.split()), None)
-    tests = f" {os.path.relpath(ROOT / 'tests' / f'{day}.py')}" if day else ""
-    print(f"{name} in {script} is empty. Write it, until these tests are green:")
-    print(f"    {sys.orig_argv[0]} -m pytest{tests}")
-    print("The same command again brings the original back, and keeps yours.")
+    half = KEPT / "half"
+    with half.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(half, path)
+
+
+def shown(path):
+    """Return a path as it can be typed here: relative, if it is below this folder."""
+    path, here = pathlib.Path(path), pathlib.Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def tell(what, *command):
+    """Print what comes next, and the command for it."""
+    line = subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)
+    print(f"{what}:\n    {line}")
+
+
+# Not sys.orig_argv[0]: on Windows, that may be the Python that .venv was made with.
+PYTHON = shown(sys.executable or "python")
+THIS = PYTHON, shown(__file__)
+
+
+def keep_yours(script, name):
+    """Keep the learner's script, unless nothing was written, or it is kept already."""
+    newest, following = yours_of(script, name)
+    known = [emptied(kept(script, name, "original"), name)]
+    known += [newest.read_bytes()] if newest.exists() else []
+    if script.read_bytes() not in known:
+        write(following, script.read_bytes())
+
+
+def bring_back(script, name):
+    """Make the script what it was before a function of it was emptied."""
+    original, (newest, _) = kept(script, name, "original"), yours_of(script, name)
+    before, behind = (part.strip() for part in around(original, name))
+    text = script.read_bytes().strip()
+    os.replace(original, script)
+    print(f"{name} in {script.name} is the original again.")
+    if not (text.startswith(before) and text.endswith(behind)):
+        print("So are the other lines that you had changed: only what is kept has your changes.")
+    if newest.exists():
+        print(f"Your whole script is kept in {shown(newest)}")
+        tell("To compare the two", "git", "diff", "--no-index", shown(newest), shown(script))
+        tell("To go on with yours", *THIS, name, "--yours")
+
+
+def begin(script, name, yours):
+    """Empty a function of the script, or make the whole script what the learner had written."""
+    original, (newest, _) = kept(script, name, "original"), yours_of(script, name)
+    if yours and not newest.exists():
+        sys.exit(f"Nothing was changed: .follow has no {name} of yours.")
+    if not original.exists():
+        write(original, script.read_bytes())
+    write(script, newest.read_bytes() if yours else emptied(original, name))
+    print(f"{name} in {script.name} is {'yours again' if yours else 'empty'}.")
+    if newest.exists() and not yours:
+        tell("To go on with what you wrote before", *THIS, name, "--yours")
+    day = next((f"{day}.py" for day, names in ROWS.items() if name in names.split()), "")
+    tests = shown(ROOT / "tests" / day)
+    tell("Write it, until these tests are green", PYTHON, "-m", "pytest", tests)
+    tell("To bring the original back, and keep yours", *THIS, name)
+
+
+def follow(name, yours):
+    """Do the next step with a function in the learner's own folder."""
+    script, busy = under_way()
+    if busy:
+        keep_yours(script, name)
+    elif found := script_of(name):
+        script = ROOT / found
+    else:
+        sys.exit(f"Nothing was changed: neither script has a function {name}.")
+    if busy and not yours:
+        bring_back(script, name)
+    else:
+        begin(script, name, yours)
 
 
 def run(folder, tests):
@@ -118,7 +202,7 @@ def run(folder, tests):
     """
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE"]
-    command += [f"tests/{test}.py" for test in tests]
+    command += ["--color=no", *(f"tests/{test}.py" for test in tests)]
     options = {"cwd": folder, "capture_output": True, "text": True, "encoding": "utf8"}
     output = subprocess.run(command, **options).stdout
     red = set(re.findall(r"^(?:FAILED|ERROR) (.*?)(?: - .*)?$", output, re.MULTILINE))
@@ -127,18 +211,22 @@ def run(folder, tests):
     return len(red), all_tests, time.monotonic() - start
 
 
-def print_table(only=()):
+def print_table(only):
     print("| day | the article is about | empty this | its tests | turn red |")
     print("| - | - | - | - | --: |")
     for day, names in ROWS.items():
         for name in names.split():
             if only and name not in only:
                 continue
+            script = script_of(name)
+            if not script:
+                print(f"No script has a function {name}, so it has no row.", file=sys.stderr)
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 copy = pathlib.Path(folder) / "project"
                 ignored = shutil.ignore_patterns(".git", ".venv", ".follow", "__pycache__")
                 shutil.copytree(ROOT, copy, ignore=ignored)
-                empty(copy / script_of(name), name)
+                (copy / script).write_bytes(emptied(copy / script, name))
                 failed, all_tests, seconds = run(copy, [day])
                 earlier, _, _ = run(copy, DAYS[: DAYS.index(day)] if day in DAYS else DAYS[:4])
             number = day[-2:] if day in DAYS else "06"
@@ -146,13 +234,28 @@ def print_table(only=()):
             print(f"{row} |   {seconds:.0f} s, {earlier}", flush=True)
 
 
+def main():
+    usage = "%(prog)s NAME [--yours]\n       %(prog)s --table [NAME ...]"
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__.partition("\n")[0])
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a function, or CLASS.FUNCTION")
+    parser.add_argument("--yours", action="store_true", help="go on with what you had written")
+    parser.add_argument("--table", action="store_true", help="measure the table of EXERCISES.md")
+    options = parser.parse_args()
+    if len(options.names) != 1 and not options.table:
+        parser.error("\n".join(["one NAME, please. EXERCISES.md has these:", *ROWS.values()]))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may have any character
+    try:
+        _script, busy = under_way()
+        if busy and (options.table or busy != options.names[0]):
+            tell(f"First bring the original {busy} back, and keep yours", *THIS, busy)
+            sys.exit(1)
+        if options.table:
+            print_table(options.names)
+        else:
+            follow(options.names[0], options.yours)
+    except OSError as error:
+        sys.exit(f"That did not work, but nothing is lost: {error}")
+
+
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["--table", *only]:
-            print_table(only)
-        case []:
-            print_table()
-        case [name]:
-            follow(name)
-        case _:
-            sys.exit("One name at a time, please.")
+    main()

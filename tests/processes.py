@@ -24,8 +24,9 @@ import traceback
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PATIENCE = 15  # seconds that a test waits for what should happen
-KINDS = "[Ee]rror|Exception|Interrupt|Refused|BackToMenu|Empty"
+DEBUGGED = {"debugpy", "pydevd"} & sys.modules.keys()  # somebody may be at a breakpoint for long
+PATIENCE = 3600 if DEBUGGED else 15  # seconds that a test waits for what should happen
+KINDS = "[Ee]rror|Exception|Interrupt|Refused|BackToMenu"
 TRACEBACK = re.compile(rf"Traceback \(most.*\n(?:.*\n)*?[\w.]+(?:{KINDS})\b.*\n")
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals are POSIX's here")
 
@@ -79,9 +80,11 @@ class Process:
         self.output_end, writer = os.openpty() if terminal else os.pipe()
         if terminal:
             self.resize(70)
-        # As in a plain shell, where nothing helps the scripts and a wrong byte is an error.
-        helpers = ("COLUMNS", "LINES", "PYTHONUNBUFFERED", "PYTHONWARNINGS")
-        plain = {name: value for name, value in os.environ.items() if name not in helpers}
+        # As in a plain shell: nothing helps the scripts, a wrong byte is an error, and a traceback
+        # has no colours.
+        helpers = "COLUMNS LINES FORCE_COLOR PYTHON_COLORS PYTHONUNBUFFERED PYTHONWARNINGS"
+        helpers += " PYTHONDEVMODE PYTHONTRACEMALLOC"
+        plain = {name: os.environ[name] for name in os.environ if name not in helpers.split()}
         self.folder = tempfile.TemporaryDirectory()
         self.popen = subprocess.Popen(
             list(map(str, command)),
@@ -162,7 +165,13 @@ class Process:
 
     def press_until_it_ends(self, key):
         """Python misses a Ctrl-C just before it reads. A person presses again, and so does this."""
-        wait_until(lambda: self.ended or self.press(key), f"{self.name} ends after Ctrl-{key}")
+
+        def press_and_wait():
+            self.press(key)
+            with self.news:
+                return self.news.wait_for(lambda: self.ended, 0.5)
+
+        wait_until(press_and_wait, f"{self.name} ends after Ctrl-{key}")
 
     def end_input(self):
         """Let the script read all that was typed, and then the end of its input."""

@@ -1,53 +1,87 @@
-"""Day 06: the menu client, with a person's mistakes and pastes, and with nodes that misbehave.
+"""Day 06: the menu client, with a person's slips and pastes, and with nodes that misbehave.
 
 Most sessions use pipes, which do not show what is typed; only `isatty` says that a person types.
-Some tests use a terminal.
+Some tests use a terminal. The node is a ledger in the test's own process (the fixture `server`), or
+a socket on which the test itself answers (`silent`).
 """
 
 import os
+import pathlib
 import re
 import signal
 import socket
+import time
 import types
-import unicodedata
+from unittest import mock
 
 import pytest
 import rsa
-from conftest import Account, mine
+from conftest import AUTHORIZED, Account, mine
 from processes import posix, wait_until
 
 import blockchain_client
-from blockchain_client import address_or_text, no_key, private_key_of, whole_address, whole_number
+from blockchain_client import (
+    address_or_text,
+    has_private_key,
+    private_key_of,
+    read_answers,
+    whole_address,
+    whole_number,
+)
 
-MENU = r"Command list:\n1\. generate_address\n2\. get_balance\n3\. transaction\n(.*\n)*?.*Command: "
+MENU = r"Command list:\n1\. generate_address\n2\. get_balance\n3\. transaction\nCommand: "
 FIELDS = ["Address", "Private_key", "Receiver", "Amount", "Fee", "Comment"]
-PART_OF_KEY = "^this looks like a (key, or a part of a key|part of an address)"
-LOOKS_LIKE_A_KEY = r"this looks like a key, or a part of a key\. It is not sent\.\n"
-AUTHORIZED = "{'result': True, 'result_message': 'Authorized successfully!'}"
-NOT_ENOUGH = "{'result': False, 'result_message': 'Balance not enough!'}"
+NOT_ENOUGH = {"result": False, "result_message": "Balance not enough!"}
+SAYS = r"\[\*\] Message from node: "
 COUNTS = "The transaction counts as soon as a block with it is mined.\n"
-LATE = "A late answer, to an earlier request:\n[*] Message from node: "
-NO_ANSWER = "No answer from the node.\n"
-SAFE = "It may have been accepted. Sent again with all fields the same, it counts once.\n"
+NO_ANSWER = "No answer yet. Ctrl-C ends the client.\n"
+MAY_COUNT = "It may have been accepted. Sent again with all fields the same, it counts once.\n"
+NOTHING_SENT = "Nothing was sent.\n"
+HAS_ENDED = r"\nThe connection to the node has ended\.\n"
+FAILED = (1,) if os.name == "posix" else (1, 2)  # on Windows, a signal to oneself ends the process
 
 
 @pytest.fixture
-def client(server, run):
-    """A person at the menu client, connected to a node, at its first prompt."""
-    client = run("tests/changed.py", "person", "blockchain_client.py", server.socket_port)
-    client.wait_for("Command: ")
-    return client
+def person(run):
+    """A function that starts a person's client on a port, and waits for its first prompt."""
+
+    def start(port, change="person", **options):
+        client = run("tests/changed.py", change, "blockchain_client.py", port, **options)
+        client.wait_for("Command: ")
+        return client
+
+    return start
+
+
+@pytest.fixture
+def client(server, person):
+    """A person at the menu client, connected to a ledger."""
+    return person(server.socket_port)
 
 
 @pytest.fixture
 def silent():
     """A port in place of a node. It takes what is sent, and does not answer by itself."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield types.SimpleNamespace(port=server.getsockname()[1], accept=server.accept)
+        server.settimeout(15)
+        yield types.SimpleNamespace(port=server.getsockname()[1], accept=lambda: server.accept()[0])
+
+
+def answer(connection, *answers):
+    """Wait for a request, and then send these answers in one piece. Return the request."""
+    request = connection.recv(100_000)
+    assert request, "the client has gone"
+    connection.sendall("".join(map(str, answers)).encode())
+    return request
+
+
+def shown(*answers):
+    """Return the pattern of these answers on the screen, and then the menu."""
+    return "".join(SAYS + re.escape(str(each)) + r"\n" for each in answers) + "Command list"
 
 
 def good_answers(account, **others):
-    """Return an answer to every prompt of a transaction."""
+    """Return what to type at every prompt of a transaction."""
     good = {"Address": account.address, "Private_key": account.private, "Receiver": "bob"}
     return {**good, "Amount": "1", "Fee": "0", "Comment": "", **others}
 
@@ -67,8 +101,7 @@ def test_the_menu_is_the_tutorials_and_comes_after_the_answer(client):
     assert re.match(hello + MENU, client.output)
     for _ in range(10):
         client.type("2", then="Address: ")
-        balance = r"\] Message from node: \{'address': 'bob', 'balance': 0\}\nCommand list"
-        client.type("bob", then=balance)
+        client.type("bob", then="^" + shown({"address": "bob", "balance": 0}))
 
 
 def test_an_address_and_its_private_key_are_made_here(client):
@@ -76,187 +109,170 @@ def test_an_address_and_its_private_key_are_made_here(client):
     assert private_key_of(whole_address(address), private) == private
 
 
-# ---- Each answer belongs to its request
-def test_a_late_answer_is_shown_as_late_and_never_taken_for_the_next_one(run, silent, alice):
-    """Both answers come in one piece, when the second one is awaited."""
-    client = run("tests/changed.py", "impatient_once", "blockchain_client.py", silent.port)
-    fill_in(client, alice, Receiver="bob", Amount="5")
-    client.wait_for(re.escape(NO_ANSWER + SAFE) + "Command list")
-    fill_in(client, alice, Receiver="carol", Amount="999999")
-    with silent.accept()[0] as connection:
-        connection.sendall((AUTHORIZED + NOT_ENOUGH).encode())
-        shown = f"{LATE}{AUTHORIZED}\n[*] Message from node: {NOT_ENOUGH}\nCommand list"
-        client.wait_for("^" + re.escape(shown))
-    assert COUNTS not in client.output
+# ---- One request, one answer
+ANSWERS = {
+    "whole": ["{'address': '謝', 'balance': 0}"],
+    "byte by byte": [*"{'}{': ', }{', 'b': {1: [{}]}}"],
+    "long": [str({"a": "x" * 60_000})],
+    "a list": ["[1, 2, {'a': None}]"],
+}
 
 
-def test_a_late_answer_is_shown_with_the_next_menu_and_over_no_prompt(run, silent):
-    client = run("tests/changed.py", "impatient_once", "blockchain_client.py", silent.port)
-    client.type("2\nbob", then=re.escape(NO_ANSWER) + MENU)
-    with silent.accept()[0] as connection:
-        connection.sendall(b"{'address': 'bob', 'balance': 1}")
+@pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_is_shown_on_one_line_wherever_it_was_cut(person, silent, pieces):
+    client = person(silent.port)
+    client.type("2\nbob")
+    with silent.accept() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answer(connection, pieces[0])
+        for piece in pieces[1:]:
+            connection.sendall(piece.encode())
+        client.wait_for("^Address: " + shown("".join(pieces)))
 
-        def another_menu():
-            client.type("2", then="Address: $")  # nothing lands on this prompt, nor on the next
-            client.type("", then=r"^Nothing was sent\.\n((?:.*\n)*?)Command list(.*\n)+Command: $")
-            return LATE in client.output
 
-        wait_until(another_menu, "the late answer, with a menu")
-        shown = f"{LATE}{{'address': 'bob', 'balance': 1}}\nCommand list"
-        assert client.output.count(LATE) == client.output.count(shown) == 1
-        client.type("2\ncarol")
-        connection.sendall(b"{'address': 'carol', 'balance': 2}")
-        own = r"Address: \[\*\] Message from node: \{'address': 'carol', 'balance': 2\}\n"
-        client.wait_for(own)
-    assert SAFE not in client.output  # that is for transactions
+@pytest.mark.parametrize("text", ["\x1b[2J\u202e謝", "\nPrivate_key: "])
+def test_an_answer_does_not_control_the_terminal(person, silent, text):
+    client = person(silent.port)
+    client.type("2\nbob")
+    with silent.accept() as connection:
+        answer(connection, f'["""{text}"""]')  # raw, where `str` would have escapes
+        client.wait_for(shown([text]))
+    assert "\x1b" not in client.output and "\u202e" not in client.output
+
+
+def test_an_output_that_cannot_show_a_character_shows_its_number(person, silent):
+    client = person(silent.port, "ascii_only")
+    client.type("2\nbob")
+    with silent.accept() as connection:
+        answer(connection, {"address": "謝"})
+        client.wait_for(SAYS + r"\{'address': '\\u8b1d'\}\n")
+
+
+def test_nothing_is_sent_while_an_answer_is_owed(person, silent):
+    """So an answer that comes late belongs to its request. Until then, the client says so once."""
+    client = person(silent.port, "impatient")
+    client.type("2\nbob\n2\ncarol", then=re.escape(NO_ANSWER))
+    with silent.accept() as connection:
+        assert b"bob" in connection.recv(100_000)
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(15)
+        connection.sendall(b"{'balance': 1}")
+        client.wait_for("^" + shown({"balance": 1}))
+        assert b"carol" in answer(connection, {"balance": 2})
+        client.wait_for(shown({"balance": 2}))
 
 
 @posix
-def test_a_node_that_was_held_up_answers_late_and_counts_once(start_node, run):
+def test_a_node_that_was_held_up_answers_late_and_counts_once(start_node, person):
     """As with Ctrl-S in its window. What is sent again with all fields the same counts once."""
     node = start_node("never_found")
-    client = run("tests/changed.py", "impatient_once", "blockchain_client.py", node.port)
+    client = person(node.port, "impatient")
     node.popen.send_signal(signal.SIGSTOP)
     fill_in(client, node.miner, Receiver="bob", Amount="5")
-    client.wait_for(re.escape(NO_ANSWER + SAFE))
-    fill_in(client, node.miner, until="Comment", Receiver="bob", Amount="5")
+    client.wait_for(re.escape(NO_ANSWER))
     node.popen.send_signal(signal.SIGCONT)
-    client.type("", then=re.escape(f"{LATE}{AUTHORIZED}\n[*] Message from node: "))
-    client.wait_for(r"^\{'result': False, 'result_message': 'Accepted before! To pay a second .*\n")
-    client.wait_for("^Command list")
+    client.wait_for("^" + SAYS + re.escape(f"{AUTHORIZED}\n{COUNTS}Command list"))
+    fill_in(client, node.miner, Receiver="bob", Amount="5")
+    client.wait_for(SAYS + r"\{'result': False, 'result_message': 'Accepted before! .*\nCommand")
     fill_in(client, node.miner, Receiver="carol", Amount="999999")
-    client.wait_for("^" + re.escape(f"[*] Message from node: {NOT_ENOUGH}\nCommand list"))
-    assert COUNTS not in client.output
+    client.wait_for(shown(NOT_ENOUGH))
 
 
-STRANGE = "{'message': '\x1b[2J\u202e\\p謝'}".encode()
-ANSWERS = {
-    "whole": (["{'address': '謝', 'balance': 0}".encode()], r"\{'address': '謝', 'balance': 0\}"),
-    "byte by byte": ([bytes([b]) for b in "{'謝': '}{', 'b': {1: [{}]}}".encode()],
-                     r"\{'謝': '}{', 'b': \{1: \[\{\}\]\}\}"),
-    "with control characters": ([STRANGE], r"\{'message': '\\x1b\[2J\\u202e\\p謝'\}"),
-    "cut off": ([b"{'address': '\xe8", None], r"\{'address': '\\xe8"),
-    "no answer": ([b"HTTP/1.1 400 Bad Request\r\n", None], r"HTTP/1\.1 400 Bad Request\\r\\n"),
-    "without an end": ([b"a" * 10**6], "a{1000}"),
-    "small dicts without an end": ([b"{" + b"1:{1:2}," * 20_000], r"\{1:\{1:2\}.*"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("pieces, shown", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_is_shown_whole_wherever_it_was_cut(run, silent, pieces, shown):
-    """It steers no terminal. What is no answer ends the connection, which is cheap."""
-    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
-    client.type("2", then="Address: ")
-    with silent.accept()[0] as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        client.type("bob")
-        assert connection.recv(1)  # the client is waiting for an answer now
-        for piece in pieces:
-            if piece is None:
-                connection.shutdown(socket.SHUT_WR)
-            else:
-                connection.sendall(piece)
-        client.wait_for(r"^\[\*\] Message from node: " + shown + r"\n")
-    assert client.status() != 0  # the node has gone
-    assert "\x1b" not in client.output and not client.failure()
-    assert client.output.count("Message from node") == 1
-
-
-@pytest.mark.parametrize("cut", [40, 83], ids=["cut off", "whole"])
-def test_only_the_whole_answer_to_a_transaction_says_that_it_counts(run, silent, alice, cut):
-    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
+def test_an_answer_that_nobody_asked_for_is_shown_when_it_comes(person, silent, alice):
+    """The published node answers twice what was sent in two pieces."""
+    client = person(silent.port)
     fill_in(client, alice)
-    with silent.accept()[0] as connection:
-        assert connection.recv(1)
-        connection.sendall(AUTHORIZED[:cut].encode())
-        if cut < len(AUTHORIZED):
-            connection.shutdown(socket.SHUT_WR)
-        client.wait_for(r"^\[\*\] Message from node: " + re.escape(AUTHORIZED[:cut]) + "\n")
-        client.wait_for("ended" if cut < len(AUTHORIZED) else f"^{re.escape(COUNTS)}Command list")
-    assert (COUNTS in client.output) == (cut >= len(AUTHORIZED))
+    with silent.accept() as connection:
+        answer(connection, AUTHORIZED)
+        client.wait_for(re.escape(COUNTS) + MENU)
+        connection.sendall(str(AUTHORIZED).encode())
+        client.wait_for("^" + SAYS + re.escape(f"{AUTHORIZED}\n"))
+        fill_in(client, alice, Receiver="carol")
+        answer(connection, NOT_ENOUGH)
+        client.wait_for("^" + shown(NOT_ENOUGH))
+    assert client.output.count(COUNTS) == 1
 
 
-def test_the_answer_to_a_question_never_says_that_a_transaction_counts(run, silent):
-    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
-    client.type("2\nbob")
-    with silent.accept()[0] as connection:
-        assert connection.recv(1)
-        connection.sendall(AUTHORIZED.encode())
-        client.wait_for(re.escape(AUTHORIZED) + "\nCommand list")
-
-
-def test_an_output_that_cannot_show_a_character_shows_its_number(run, silent):
-    client = run("tests/changed.py", "ascii_only", "blockchain_client.py", silent.port)
-    client.type("2\nbob")
-    with silent.accept()[0] as connection:
-        connection.sendall("{'address': '謝'}".encode())
-        client.wait_for(r"\[\*\] Message from node: \{'address': '\\u8b1d'\}\n")
-
-
-def test_an_answer_that_nobody_asked_for_does_not_shift_the_others(run, silent):
-    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
-    with silent.accept()[0] as connection:
-        connection.sendall(b"{'message': 'hello'}")
-
-        def another_menu():
-            client.type("2", then="Address: $")
-            client.type("", then=r"^Nothing was sent\.\n(.*\n)*.*Command: $")
-            return "{'message': 'hello'}" in client.output
-
-        wait_until(another_menu, "the answer that nobody asked for, with a menu")
+@pytest.mark.parametrize(
+    "command, answers, counts",
+    [
+        ("transaction", [AUTHORIZED], True),
+        ("transaction", [NOT_ENOUGH], False),
+        ("transaction", [{"result": True, "result_message": "Perhaps."}], False),
+        ("transaction", [AUTHORIZED, AUTHORIZED], False),  # perhaps to the request before
+        ("get_balance", [AUTHORIZED], False),
+    ],
+)
+def test_only_the_answer_to_a_transaction_says_that_it_counts(
+    person, silent, alice, command, answers, counts
+):
+    """Two answers in one piece are both shown."""
+    client = person(silent.port)
+    if command == "transaction":
+        fill_in(client, alice)
+    else:
         client.type("2\nbob")
+    with silent.accept() as connection:
+        answer(connection, *answers)
+        client.wait_for(shown(*answers).replace("Command", (COUNTS if counts else "") + "Command"))
+
+
+def test_an_answer_runs_nothing(person, silent):
+    client = person(silent.port)
+    client.type("2\nbob")
+    with silent.accept() as connection:
+        answer(connection, "{'a': open('owned', 'w')}")
+    assert client.status() in FAILED
+    assert os.listdir(client.folder.name) == [] and "Message" not in client.output
+
+
+NO_ANSWERS = {
+    "text": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "the beginning of an answer": b"{'address': '\xe8",
+    "what cannot be written": b"0x" + b"f" * 5000,
+    "small dicts": b"{" + b"1:{1:2}," * 9000,
+    "a string of }{": b"[" + b"1," * 12_000 + b"'" + b"}{" * 17_999,
+}
+
+
+@pytest.mark.parametrize("data", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_what_is_no_answer_is_cheap(data):
+    """It is tried twice for each piece that comes, and not for each place where it may end."""
+    with mock.patch("ast.literal_eval", wraps=blockchain_client.ast.literal_eval) as tries:
+        assert read_answers(data) == []
+    assert tries.call_count <= 2
+
+
+def test_what_never_becomes_an_answer_ends_the_connection(person, silent):
+    client = person(silent.port)
+    client.type("2\nbob")
+    with silent.accept() as connection:
         assert connection.recv(1)
-        connection.sendall(b"{'address': 'bob', 'balance': 0}")
-        client.wait_for(r"^Address: \[\*\] Message from node: \{'address': 'bob', 'balance': 0\}\n")
-
-
-def test_answers_that_nobody_asked_for_take_no_memory_without_end(run, silent):
-    """They wait in the socket, and those who sent them wait, too."""
-    run("tests/changed.py", "person", "blockchain_client.py", silent.port).wait_for("Command: ")
-    with silent.accept()[0] as connection:
-        connection.settimeout(0.2)
-        with pytest.raises(TimeoutError):
-            for _ in range(1000):
-                connection.sendall(b"{'balance': '" + b"9" * 60_000 + b"'}")
-
-
-def columns_of(row):
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in row)
-
-
-@posix
-@pytest.mark.parametrize("filler", ["x", "謝"])
-@pytest.mark.parametrize("columns", [80, 60, 0])
-def test_an_answer_cannot_pass_for_a_prompt(run, silent, columns, filler):
-    """All rows of it are indented below the first one, so a row never begins with `Command: `."""
-    client = run("blockchain_client.py", silent.port, terminal=True)
-    client.resize(columns)
-    client.type("2", then="Address: ")
-    client.type("bob")
-    fields = {"a": filler * 57 + "Command: session expired. Enter your private key" + " " * 80}
-    with silent.accept()[0] as connection:
-        connection.sendall(str(fields).encode())
-        client.wait_for("Message from node: ")
-        client.wait_for("Command list")
-    answer = client.output.partition("[*] Message")[2].partition("\nCommand list")[0]
-    first, *rows = f"[*] Message{answer}".split("\n")
-    assert len(rows) >= 2
-    assert all(row.startswith(" " * 23) for row in rows)
-    longest = max(columns_of(row.rstrip()) for row in [first, *rows])
-    assert longest == (columns or 80) - (3 if filler == "x" else 2)  # the last column is free
-    assert "".join([first, *(row[23:] for row in rows)]) == f"[*] Message from node: {fields}"
+        connection.sendall(b"{" + b"1:{1:2}," * 12_000)
+        client.wait_for(HAS_ENDED)
+        assert client.status() in FAILED
 
 
 @pytest.mark.parametrize("command", ["get_balance", "transaction"])
-def test_a_node_that_never_answers_does_not_keep_the_menu(run, silent, alice, command):
-    client = run("tests/changed.py", "impatient", "blockchain_client.py", silent.port)
-    for _ in range(2):  # the second one is not taken for the answer to the first
+def test_who_leaves_before_the_answer_is_told_what_became_of_it(run, silent, alice, command):
+    """The five seconds until the client says that there is no answer are those of the script."""
+    client = run("blockchain_client.py", silent.port)
+    if command == "transaction":
+        fill_in(client, alice)
+    else:
+        client.type("2\nbob")
+    with silent.accept() as connection:
+        assert connection.recv(1)
+        begun = time.monotonic()
         if command == "transaction":
-            fill_in(client, alice)
-        else:
-            client.type("2\nbob")
-        hint = SAFE if command == "transaction" else ""
-        client.wait_for(re.escape(NO_ANSWER + hint) + "Command list:\n")
+            client.wait_for(re.escape(NO_ANSWER))
+            assert time.monotonic() - begun > 4
+        if os.name == "posix":
+            client.interrupt()
+            assert client.status() == 1
+            assert (MAY_COUNT in client.output) == (command == "transaction")
 
 
 # ---- Keys: a private key stays at home, and an address arrives whole
@@ -264,66 +280,66 @@ def spaced(key, between, width=20):
     return between.join(key[start : start + width] for start in range(0, len(key), width))
 
 
-def ordinary_private_key():
-    """Return one that has a digit in each row of 50. One in two thousand has a row without any.
-
-    The client guesses what is part of a key, and lets such a row pass.
-    """
-    while True:
-        private = Account().private
-        if all(re.search("[0-9]", private[n : n + 50]) for n in range(len(private) - 50)):
-            return private
+def wrapped(key, columns, label=""):
+    """Return a key as a terminal shows it, with its label and line breaks."""
+    return spaced(label + key, "\n", columns)
 
 
-SECRET = ordinary_private_key()
+def test_a_private_key_is_known_by_its_head():
+    """Whatever its size, and whatever stands around it or between its characters."""
+    privates = [Account().private for _ in range(20)]
+    for bits in (512, 1024, 2048):
+        p, q = 2 ** (bits // 2) - 1, 2 ** (bits // 2) - 3
+        key = rsa.PrivateKey(p * q, 65537, p * q // 3, p, q)
+        privates.append(blockchain_client.extract_from_private(key.save_pkcs1()))
+    for private in privates:
+        for between in (" ", "\n", "\u200b", " - ", "\u3000", "'", "謝"):
+            for around in ("{}", "Private key: {}", "<{}>: mine", '"{}".', "{} thanks"):
+                assert has_private_key(around.format(spaced(private, between)))
+        assert has_private_key(private[1:]) and has_private_key(private[:64])
+    for text in (
+        *("", "MIIT rules for the telecommunication industry, please read them soon"),
+        *("order 2026/11/29/TaipeiMainStation/Platform3", "I keep my PRIVATE KEY in a book"),
+        *("https://github.com/dvf/blockchain/issues/123", "1BoatSLRHtKNngkdXEeobR76b53LETtpyT"),
+        *(Account().address for _ in range(20)),
+    ):
+        assert not has_private_key(text), text
 
 
-def test_a_private_key_is_never_sent(run, silent, alice):
-    """No part of it is sent, whatever a person pastes at any prompt."""
-    secret = SECRET
-    lines = [secret[start : start + 64] for start in range(0, len(secret), 64)]
-    pastes = [secret, f"Private key: {secret}", secret[:-1], secret[10:70], *lines[:-1]]
-    pastes += [spaced(secret, " "), spaced(secret, ", "), f"'{spaced(secret, chr(0x200B))}'."]
-    client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
-    client.type(secret, then=r"Unknown command\.\n")
-    client.type("2")
-    good = {"get_balance": "", **good_answers(alice)}
-    for field, text in good.items():
-        if field == "Address":
-            client.wait_for("Command: ")
-            client.type("3")
-        prompt = "Address" if field == "get_balance" else field
-        client.wait_for(f"{prompt}: ")
-        if field == "Comment":
-            break
-        for paste in pastes:
-            client.type(paste, then=rf"{prompt}: th.*\.\)?\n{prompt}: ")
-        client.type(text)
-    for number, paste in enumerate(pastes):
-        if number:
-            fill_in(client, alice, until="Comment")
-        client.type(paste, then=rf"Comment: {LOOKS_LIKE_A_KEY}Nothing was sent\.\nCommand list")
+@pytest.mark.parametrize("field", ["Command", "2: Address", *FIELDS])
+def test_a_private_key_is_not_sent(person, silent, alice, field):
+    """At Private_key, it may belong to another address: then the same field is asked again."""
+    client, secret = person(silent.port), Account().private
+    if field == "Command":
+        client.type(secret, then=r"Unknown command\.\n(.*\n)+?Command list")
+    else:
+        if field == "2: Address":
+            client.type("2", then="Address: ")
+        else:
+            fill_in(client, alice, until=field)
+        menu = r"A private key is for Private_key only\. Nothing was sent\.\nCommand list"
+        again = r"Private_key: this key belongs to another address\. An empty line .*\nPrivate_key"
+        client.type(f"my key: <{secret}>!", then="^" + (again if field == "Private_key" else menu))
     client.end_input()
-    assert client.status() == 0
-    with silent.accept()[0] as connection:
+    client.status()
+    with silent.accept() as connection:
         assert connection.recv(1) == b""
     assert secret[10:40] not in client.output
 
 
-@pytest.mark.parametrize("check", [no_key, address_or_text])
-def test_a_private_key_is_found_whatever_stands_between_its_letters(check):
-    for between in (" ", ",", "\n", "\u200b", " - ", "\u3000", "'", "謝", ":"):
-        for width in (1, 7, 20, 23, 64):
-            secret = spaced(Account().private if width == 20 else SECRET, between, width)
-            around = ("{}", "Private key: {}", "<{}>", '"{}".', "my key {}", "{} :)", "{} thanks")
-            for typed in (form.format(secret) for form in around):
-                with pytest.raises(ValueError, match=LOOKS_LIKE_A_KEY.strip("\\n")):
-                    check(typed)
-
-
-def wrapped(key, columns, label=""):
-    """Return a key as a terminal shows it, with its label and line breaks."""
-    return spaced(label + key, "\n", columns)
+def test_what_is_sent_holds_no_private_key(person, silent, alice):
+    client = person(silent.port)
+    fill_in(client, alice)
+    with silent.accept() as connection:
+        request = answer(connection, AUTHORIZED)
+    key = blockchain_client.load_private_key(alice.private)
+    secrets = [line.encode() for line in spaced(alice.private, "\n").splitlines()]
+    for number in (key.d, key.p, key.q, key.exp1, key.exp2, key.coef):
+        size = (number.bit_length() + 7) // 8
+        secrets += [number.to_bytes(size, order) for order in ("big", "little")]
+        secrets += [str(number).encode(), b"%x" % number]
+    assert b"signature" in request and alice.address.encode() in request
+    assert [secret for secret in secrets if secret in request] == []
 
 
 def test_a_key_is_taken_as_people_copy_it(alice):
@@ -342,19 +358,15 @@ def test_a_key_is_taken_as_people_copy_it(alice):
                 assert private_key_of(alice.address, mark % key) == alice.private
 
 
-def test_part_of_an_address_is_refused():
-    # Always the same one: with other letters, one part in a thousand looks like a word.
-    address = "MEgCQQCAHAwlP5hETYNmY4XbRHFvj0nFEDriYZptK8pcLaXDLMBymCgrcBzLCiAzBAKbg+t3AFK8Kv0D"
-    address += "STCKwo1g99dRAgMBAAE="
-    assert whole_address(address) == address
+def test_a_part_of_an_address_is_no_receiver(alice):
+    address = alice.address
     for part in (
-        *(address[:-1], address[:30] + address[31:], address[20:], address[6:50]),
-        *(address[-9:], "=", f"Address: {address[:-1]}", wrapped(address[:80], 60)),
+        *(address[:-1], address[:30] + address[31:], address[20:], address[:40], address[-9:]),
+        *("=", f"Address: {address[:-1]}", wrapped(address[:80], 60), f"{address} {address}"),
+        *(spaced(address[:80], " ", 3), str({"address": address, "balance": 153})),
         address[:-2] + chr(ord(address[-2]) + 1) + "=",  # another spelling of the same key
-        f"{address} {address}",
-        "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBANrG/HiSL6M41EaDsmpVKW+E4QZKaiW2",  # the article's format
     ):
-        with pytest.raises(ValueError, match=PART_OF_KEY):
+        with pytest.raises(ValueError, match=r"^this looks like a part of an address\."):
             address_or_text(part)
 
 
@@ -366,17 +378,16 @@ def test_an_address_must_be_valid_for_the_node(bits):
         whole_address(blockchain_client.get_address_from_public(public))
 
 
-def test_any_other_text_is_a_receiver_or_a_comment():
+def test_any_other_text_is_a_receiver_but_no_number():
     for text in (
-        *("test123", "小明", "True", "MIKE", "M", "é", "2+2=4", "antidisestablishmentarianism"),
-        *("a" * 24, "1" * 24, "a1" * 20, "http://a.b/c", "/home/anna/projects/report2024"),
-        *("Thank you for the lunch yesterday", "happy birthday my dear friend"),
-        *("謝謝你昨天的午餐" * 9, "I keep my PRIVATE KEY in a book", "50 = 51 (MIIBOgIBAAJBAM)"),
-        *("see https://github.com/dvf/blockchain/issues/123", "my FAMILY of 5 says MII: " * 12),
+        *("test123", "小明", "True", "MIKE", "é", "2+2=4", "Alexander Hamilton Schuyler", "Bob 2"),
+        *("a" * 24, "a1" * 20, "/home/anna/projects/report2024", "1.5 coins"),
+        *("1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "https://github.com/dvf/blockchain/issues/123"),
     ):
-        assert address_or_text(text) == no_key(text) == text
-    for comment in ("", "2+2=", "謝謝\u3000你", "👨\u200d👩\u200d👧", "two\nlines"):
-        assert no_key(comment) == comment
+        assert address_or_text(text) == text
+    for number in ("50", "1", "５０"):
+        with pytest.raises(ValueError, match="this is a number"):
+            address_or_text(number)
 
 
 @pytest.mark.parametrize("text", ["bob\u200b", "caf\ufffd", "bob\tjones", "bob\x1b[A", "\udce9"])
@@ -387,18 +398,23 @@ def test_a_receiver_has_no_character_that_cannot_be_seen_or_was_not_read(text):
     assert str(mistake.value) == f"{text!r} has an invisible or unreadable character."
 
 
-@pytest.mark.filterwarnings("ignore:You have provided a malformed keyfile")
 def test_a_private_key_must_be_complete_and_belong_to_the_address(alice):
     address, key = alice.address, alice.private
-    for text in ("", "é", "=", "MII", "q", address, key[:-1]):
+    for text in ("", "é", "=", "MII", "q", address, key[:-1], key[1:]):
         with pytest.raises(ValueError, match=r"^this is not a valid key\.$"):
             private_key_of(address, text)
     other = r"^this key belongs to another address\. An empty line leads to the menu\.$"
     with pytest.raises(ValueError, match=other):
         private_key_of(address, Account().private)
+    passed = 0  # rsa does not look at a few bits, and the node refuses what such a key signs
     for place, old in enumerate(key):
-        with pytest.raises(ValueError):
-            private_key_of(address, key[:place] + ("A" if old != "A" else "B") + key[place + 1 :])
+        changed = key[:place] + ("A" if old != "A" else "B") + key[place + 1 :]
+        try:
+            private_key_of(address, changed)
+            passed += 1
+        except ValueError:
+            pass
+    assert passed <= 3
 
 
 def test_a_number_has_digits_only():
@@ -411,13 +427,13 @@ def test_a_number_has_digits_only():
 
 
 # ---- Slips
-def test_after_a_mistake_the_same_field_is_asked_again(client, server, rich_alice):
+def test_after_a_slip_the_same_field_is_asked_again(client, server, rich_alice):
     """Digits may be full-width, and spaces around an answer do not matter."""
     damaged = rich_alice.private[:-9] + "AAAAAAA" + rich_alice.private[-2:]  # rsa warns about it
-    mistakes = {
+    slips = {
         "Address": ["alice", "é", "A" * 96],
         "Private_key": ["secret", "é", "=", damaged],
-        "Receiver": ["aB3" * 8, "\u200b"],
+        "Receiver": [rich_alice.address[:50], "50"],
         "Amount": ["ten", "-5", "0", "1_0"],
         "Fee": ["ten", "-1"],
         "Comment": [],
@@ -425,12 +441,11 @@ def test_after_a_mistake_the_same_field_is_asked_again(client, server, rich_alic
     client.type(" ３ ", then="Address: ")
     good = good_answers(rich_alice, Amount="１", Fee="０", Comment="謝謝")
     for number, (field, text) in enumerate(good.items()):
-        for mistake in mistakes[field]:
-            said = client.type(mistake, then=rf"^{field}: (.*\.\)?)\n{field}: ")[1]
-            assert mistake not in said
+        for slip in slips[field]:
+            said = client.type(slip, then=rf"^{field}: (.*)\n{field}: ")[1]
+            assert slip not in said
         client.type(f"  {text}  ")
-        client.wait_for(f"{FIELDS[number + 1]}: " if field != "Comment" else "Authorized success")
-    client.wait_for(COUNTS)
+        client.wait_for(f"{FIELDS[number + 1]}: " if field != "Comment" else re.escape(COUNTS))
     assert "Warning" not in client.output
     assert server.pending_transactions == [rich_alice.pay("bob", 1, 0, "謝謝")[0]]
 
@@ -438,13 +453,13 @@ def test_after_a_mistake_the_same_field_is_asked_again(client, server, rich_alic
 def test_an_empty_line_leads_back_to_the_menu(client, alice):
     for field in FIELDS[:-1]:
         fill_in(client, alice, field)
-        client.type("  ", then=rf"^Nothing was sent\.\n{MENU}")
+        client.type("  ", then=f"^{NOTHING_SENT}{MENU}")
 
 
 def test_an_unknown_command_shows_which_commands_there_are(client):
-    hint = r"^Unknown command\.\nType 1, 2 or 3; Ctrl-C ends the client\.\nCommand list(.*\n)*.*: "
+    hint = r"^Unknown command\.\nNothing was sent\. Type 1, 2 or 3; Ctrl-C ends the client\.\n"
     for unknown in ("0", "generate_address", "é", "1 2", "\uff10", ""):
-        client.type(unknown, then=hint)
+        client.type(unknown, then=hint + MENU)
 
 
 def test_bytes_that_are_not_text_do_not_end_the_session(client):
@@ -453,11 +468,13 @@ def test_bytes_that_are_not_text_do_not_end_the_session(client):
     client.wait_for(r"Address: 'caf\ufffd' has an invisible or unreadable character\.\nAddress: ")
 
 
-def test_the_last_row_of_a_key_does_not_become_a_comment(client, server, rich_alice):
-    """A paste that the terminal does not mark comes row by row."""
+def test_lines_of_a_paste_that_is_not_marked_pay_nothing(client, server, rich_alice):
+    """They come row by row: a part of an address, an amount; or a private key at Comment."""
+    address, private = rich_alice.address, rich_alice.private
+    lines = ["3", address, private, address[:40], "50", "1", "1", ""]
+    client.type("\n".join(lines), then=f"Receiver: {NOTHING_SENT}{MENU}")
     fill_in(client, rich_alice, until="Comment")
-    rows = wrapped(SECRET, 60).split("\n")
-    client.type("\n".join(rows), then=rf"Comment: {LOOKS_LIKE_A_KEY}Nothing was sent\.\n")
+    client.type(wrapped(private, 60), then=r"^A private key is for Private_key only\.")
     client.type("2", then="Address: ")
     assert server.pending_transactions == []
 
@@ -467,32 +484,32 @@ def test_a_request_that_is_too_long_is_not_sent(client, server, rich_alice):
         fill_in(client, rich_alice, Comment=letter * length)
         client.wait_for(r"^Nothing was sent\. A request may have 16384 bytes at most\.\nCommand")
     fill_in(client, rich_alice, Comment="x" * 15_000)
-    client.wait_for(re.escape(AUTHORIZED))
+    client.wait_for(re.escape(str(AUTHORIZED)))
     assert len(server.pending_transactions) == 1
 
 
 # ---- Pipes
-def test_input_that_ends_ends_the_client_after_the_last_answer(server, run):
+def test_input_that_ends_ends_the_client_after_the_last_answer(server, run, alice):
     client = run("blockchain_client.py", server.socket_port)
-    fill_in(client, Account())
+    fill_in(client, alice)
     client.end_input()
     assert client.status() == 0
     assert f"[*] Message from node: {NOT_ENOUGH}\n" in client.output
 
 
 REFUSED_LINES = {
-    "part of a key": {"Receiver": "aB3" * 8, "Amount": "50", "Fee": "1", "Comment": "0"},
-    "empty receiver": {"Receiver": ""},
+    "a part of a key": {"Receiver": "MEgCQQCAHAwlP5hETYNm", "Amount": "50", "Fee": "1"},
+    "an empty receiver": {"Receiver": ""},
     "letters": {"Amount": "ten"},
-    "wrong key": {"Private_key": "secret"},
-    "key as a comment": {"Comment": SECRET},
+    "a wrong key": {"Private_key": "secret"},
+    "a key as a comment": {"Comment": Account().private},
     "12 MB": {"Comment": "x" * 12_000_000},
 }
 
 
 @pytest.mark.parametrize("field", REFUSED_LINES.values(), ids=REFUSED_LINES)
 def test_a_refused_line_of_a_pipe_ends_the_client_and_nothing_is_sent(
-    server, run, rich_alice, tmp_path, field
+    server, run, rich_alice, field
 ):
     """Otherwise, the lines after it become another transaction, here of 1 coin to `50`."""
     mine(server, rich_alice.address)
@@ -500,15 +517,18 @@ def test_a_refused_line_of_a_pipe_ends_the_client_and_nothing_is_sent(
     client = run("blockchain_client.py", server.socket_port)
     client.type("\n".join(lines))
     assert client.status() == 1
-    assert "\nNothing was sent." in client.output.replace(": Nothing", ":\nNothing")
+    assert "Nothing was sent." in client.output
     assert server.pending_transactions == []
 
 
-def test_an_unknown_command_of_a_pipe_ends_the_client(server, run):
+@pytest.mark.parametrize("typed", ["9\n1", "3", "2", "3\n{}\n{}\nbob\n5"])
+def test_a_pipe_that_breaks_off_ends_the_client_and_nothing_is_sent(server, run, alice, typed):
+    """An unknown command does, too."""
     client = run("blockchain_client.py", server.socket_port)
-    client.type("9\n1")
+    client.type(typed.format(alice.address, alice.private))
+    client.end_input()
     assert client.status() == 1
-    assert "Unknown command." in client.output and "Private key" not in client.output
+    assert "Nothing was sent." in client.output and "Private key: " not in client.output
 
 
 # ---- The terminal
@@ -523,7 +543,7 @@ def on_terminal(server, run):
 @posix
 def test_arrows_edit_a_line_and_up_brings_no_private_key_back(on_terminal, alice):
     fill_in(on_terminal, alice, "Receiver")
-    on_terminal.type("", then=MENU)
+    on_terminal.type("", then="Command: ")
     before = len(on_terminal.output)
     on_terminal.type("2", then="Address: ")
     up, left = "\x1b[A", "\x1b[D"
@@ -538,19 +558,21 @@ def test_a_paste_with_line_breaks_is_one_answer(on_terminal, rich_alice):
     on_terminal.type("3", then="Address: ")
     on_terminal.paste(wrapped(address, 80, "Miner address: ") + "\n", then="Private_key: ")
     on_terminal.paste(wrapped(private, 80, "Miner private: ") + "\n", then="Receiver: ")
-    on_terminal.paste(wrapped(private[20:], 80), then=f"Receiver: {LOOKS_LIKE_A_KEY}")
+    on_terminal.paste(wrapped(address[20:], 80), then="Receiver: this looks like a part of an")
     on_terminal.paste(wrapped(address, 40))
     on_terminal.type("1\n0\npasted", then="'Authorized")
     assert "\x1b[?2004h" in on_terminal.output  # this asks the terminal to mark pastes
 
 
 @posix
-@pytest.mark.parametrize("locale", ["C", "xx_YY.UTF-8"])
-def test_chinese_arrives_whole_in_a_locale_that_is_not_there(server, run, locale):
+@pytest.mark.parametrize("setting", ["LC_ALL=C", "LC_ALL=xx_YY.UTF-8", "INPUTRC=inputrc"])
+def test_chinese_arrives_whole_whatever_is_set(server, run, tmp_path, setting):
     """Left to itself, readline drops it: the coins for 店shop go to shop."""
-    client = run("blockchain_client.py", server.socket_port, terminal=True, LC_ALL=locale)
+    (tmp_path / "inputrc").write_text("set convert-meta on\nset input-meta off\n")
+    name, value = setting.replace("inputrc", str(tmp_path / "inputrc")).split("=")
+    client = run("blockchain_client.py", server.socket_port, terminal=True, **{name: value})
     client.type("2", then="Address: ")
-    client.type("店鋪\x7fshop", then="'address': '店shop'")  # \x7f deletes a character, not a byte
+    client.type("店shop", then="'address': '店shop'")
 
 
 # ---- The end
@@ -568,10 +590,11 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
         fill_in(client, alice, prompt)
     if how == "the node goes":
         node.interrupt()
-        client.wait_for(r"\nThe connection to the node has ended\.\n")
+        client.wait_for(HAS_ENDED)
     else:
         client.press_until_it_ends(how[-1])
-    assert client.status() == (1 if how == "the node goes" else 0)
+    assert client.status() == (0 if prompt == "Command" and how != "the node goes" else 1)
+    assert (NOTHING_SENT in client.output) == (prompt != "Command")
     assert "Traceback" not in client.output
     fresh = os.openpty()
     assert termios.tcgetattr(client.output_end) == termios.tcgetattr(fresh[0])
@@ -580,46 +603,42 @@ def test_the_client_ends_at_any_prompt_and_leaves_the_terminal_as_it_was(
 
 
 @pytest.mark.parametrize("change", ["person", pytest.param("in_the_background", marks=posix)])
-def test_a_node_that_goes_away_is_noticed_at_once_on_a_pipe_too(node, run, change):
-    client = run("tests/changed.py", change, "blockchain_client.py", node.port)
-    client.wait_for("Command: ")
-    node.popen.kill()
-    client.wait_for(r"\nThe connection to the node has ended\.\n")
-    assert client.status() in ((1,) if os.name == "posix" else (1, 2))  # no such Ctrl-C on Windows
-    assert "Traceback" not in client.output
-
-
-def test_the_answer_of_a_node_that_then_goes_is_shown_first(run, silent):
-    """The node that refuses a request answers, and ends the connection at once."""
-    for _ in range(2):
-        client = run("tests/changed.py", "person", "blockchain_client.py", silent.port)
-        client.type("2\nbob")
-        with silent.accept()[0] as connection:
+@pytest.mark.parametrize("waits_for", ["a line", "an answer", "nothing yet"])
+def test_a_node_that_goes_ends_the_client_at_once(run, silent, alice, change, waits_for):
+    """It may go with the last answer, or before the client has started its second thread."""
+    client = run("tests/changed.py", change, "blockchain_client.py", silent.port)
+    with silent.accept() as connection:
+        if waits_for == "a line":
+            client.type("2\nbob")
+            answer(connection, {"message": "no"})
+            client.wait_for(SAYS + r"\{'message': 'no'\}\n")
+        elif waits_for == "an answer":
+            fill_in(client, alice)
             assert connection.recv(1)
-            connection.sendall(b"{'message': 'no'}")
-            connection.shutdown(socket.SHUT_WR)
-            client.wait_for(r"^(.*\n)*.*\[\*\] Message from node: \{'message': 'no'\}\n")
-            client.wait_for(r"The connection to the node has ended\.\n")
-            assert client.status() != 0
+    client.wait_for(HAS_ENDED)
+    assert client.status() in FAILED
+    assert "Traceback" not in client.output
+    if os.name == "posix":
+        assert (MAY_COUNT in client.output) == (waits_for == "an answer")
 
 
-def test_a_node_that_goes_at_once_leaves_no_traceback(run, silent):
-    """As a node does that can start no thread. The client may still be starting its own."""
-    for _ in range(6):
-        client = run("blockchain_client.py", silent.port)
-        silent.accept()[0].close()
-        client.wait_for(r"The connection to the node has ended\.\n")
-        assert client.status() in ((1,) if os.name == "posix" else (1, 2))
-
-
-@posix
-def test_ctrl_c_ends_the_client_while_it_waits_for_an_answer(run, silent):
-    client = run("tests/changed.py", "patient", "blockchain_client.py", silent.port)
-    client.type("2\nbob")
-    with silent.accept()[0] as connection:
-        assert connection.recv(1)
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="it shows who is connecting")
+def test_ctrl_c_while_connecting_ends_the_client_without_a_traceback(run):
+    """The node's queue of those who want to connect is full."""
+    with socket.socket() as server, socket.socket() as first, socket.socket() as second:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for other in (first, second):
+            other.setblocking(False)
+            other.connect_ex(server.getsockname())
+        port = server.getsockname()[1]
+        client = run("blockchain_client.py", port)
+        connecting = f":{port:04X} 02 "  # the kernel's table of connections; 02 is SYN_SENT
+        table = pathlib.Path("/proc/net/tcp")
+        wait_until(lambda: table.read_text().count(connecting) == 2, "the client connects, too")
         client.interrupt()
-        assert client.status() == 0
+        assert client.status() == -signal.SIGINT
+        assert client.output == ""
 
 
 @posix

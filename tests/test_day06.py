@@ -5,31 +5,24 @@ import contextlib
 import errno
 import os
 import pickle
-import random
 import re
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from unittest import mock
 
 import pytest
-from conftest import Account, quiet
+from conftest import AUTHORIZED, BALANCE, BALANCE_ANSWER, Account, quiet
 from processes import PATIENCE, Connection, free_port, handlers, posix, wait_until
 from processes import ROOT as PROJECT
 
 import blockchain_server
 from blockchain_server import MAX_REQUEST_BYTES as LIMIT
 
-BALANCE = {"request": "get_balance", "address": "bob"}
-BALANCE_ANSWER = {"address": "bob", "balance": 0}
-AUTHORIZED = {"result": True, "result_message": "Authorized successfully!"}
 SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
-GOODBYE = "\nGoodbye! The chain ends with its node.\n"
 
 
 # ---- What the node prints
@@ -37,7 +30,7 @@ def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
     keys = node.wait_for(r"^Miner address: (\S+)\nMiner private: (\S+)\n").groups()
     listening = r"^Listening on port (\d+)\. Ctrl-C ends the node and its chain\.\n"
-    port = int(node.wait_for(listening + r"In another terminal, type: .+\n")[1])
+    port = int(node.wait_for(listening)[1])
     node.wait_for(r"^Create genesis block\.\.\.\n")
     for _ in range(10):
         node.wait_for(r"^Hash found: 0[0-9a-f]{39} @ difficulty 1, time cost: \d+\.\d+s\n")
@@ -54,28 +47,9 @@ def test_the_node_says_what_the_tutorial_says(run):
     node.wait_for(r"cannot be parsed: transaction needs .*\.\n")
 
 
-@pytest.mark.parametrize("name", ["a folder", "it's", "$HOME x", "練習 (1)", "plain"])
-def test_the_node_shows_a_command_that_can_be_pasted_for_the_client(run, tmp_path, name):
-    """It works from any other folder, whatever the folder of the scripts is called."""
-    if os.name != "posix" and set(name) & set("$"):
-        pytest.skip("only a shell of POSIX replaces $HOME")
-    folder = tmp_path / name
-    folder.mkdir()
-    for script in SCRIPTS:
-        shutil.copy(PROJECT / script, folder)
-    node = run(sys.executable, folder / "blockchain_server.py", 0)
-    command = node.wait_for(r"In another terminal, type: (.+)\n")[1]
-    client = subprocess.run(
-        command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    assert (client.returncode, client.stderr.strip()) == (0, ""), command
-    assert client.stdout.startswith("An empty line leads back")
-
-
 def test_a_character_that_the_output_cannot_show_does_not_stop_the_node(run):
-    """The command for the client begins with what was typed for Python."""
-    node = run("tests/changed.py", "typed_in_chinese", "blockchain_server.py", 0)
-    node.wait_for(r"type: '?\.venv/\\u8b1d'? blockchain_client\.py \d+\n")
+    node = run("tests/changed.py", "speaks_chinese", "blockchain_server.py", 0)
+    node.wait_for(r"^(?:.+\n)+\\u6c92\\u6709\\u7a7a\\u9593\n")
 
 
 @posix
@@ -83,7 +57,7 @@ def test_the_keys_are_on_the_screen_when_blocks_become_slow(start_node):
     """A screen has 24 rows here, and the first fifty blocks fill more than that."""
     node = start_node("never_found_after_50", terminal=True)
     node.wait_for("Block 51 @ difficulty 12: ")
-    keys = re.search(r"Miner address: .+\nMiner private: .+\nList.+\n.+type: .+\n", node.output)[0]
+    keys = re.search(r"Miner address: .+\nMiner private: .+\nListening .+\n", node.output)[0]
     lines = node.output.split("\n")
     rows = [row for line in lines for row in re.findall(".{1,70}", line) or [""]]
     assert keys.replace("\n", "") in "".join(rows[-24:])
@@ -101,7 +75,7 @@ def screen_rows(output):
 
 @posix
 def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(start_node):
-    """A narrow terminal cuts the averages, and not what is pending. 0 columns count as 80."""
+    """A narrow terminal cuts the end, and not what is pending. 0 columns count as 80."""
     node = start_node("waits_for_a_transaction", terminal=True)
     connection = node.connect()
     for number, columns in (1, 60), (2, 200), (3, 0):
@@ -109,16 +83,16 @@ def test_a_slow_block_shows_on_a_terminal_how_the_mining_goes_on_one_line(start_
         assert connection.ask(node.miner.request("bob", 1, 0, f"{number}")) == AUTHORIZED
         counted = f"Block 2 @ difficulty 12: {number} pending, 1 in this block; "
         line = node.wait_for(counted + r"\d+s \([^\r]*\r")[0]
-        average = re.search(r"\(average [\d,]+s, [\d,]{5,} hashes/s\)\r$", line)
-        assert average if columns == 200 else len(line) == (columns or 80)  # with the "\r"
+        whole = re.search(r"\(expected [\d,]+s, [\d,]{5,} hashes/s\)\r$", line)
+        assert whole if columns == 200 else len(line) == (columns or 80)  # with the "\r"
         assert "\n" not in line
     assert connection.ask(BALANCE) == BALANCE_ANSWER
     node.wait_for(r"Start to get the balance for client\.\.\.\n")
     node.wait_for(counted)
     node.press_until_it_ends("C")
-    assert node.status() == 0
-    *rows, last = screen_rows(node.output[: node.output.index(GOODBYE)])
-    known = r"Miner .+|Listening .+|In another .+|Create .+|Hash .+|Average .+"
+    assert node.status() == -signal.SIGINT
+    *rows, last = screen_rows(node.output)
+    known = r"Miner .+|Listening .+|Create .+|Hash .+|Average .+"
     known += r"|Connected by: \('127.0.0.1', \d+\) *|\[\*\] Received: b'.+' *|Start .+\.\.\. *"
     for row in rows:
         assert re.fullmatch(known, row)  # nothing is left of the line that was written over
@@ -390,11 +364,10 @@ def test_a_port_that_cannot_serve_is_named_in_one_line(server, run):
             assert f"port {port}: {os.strerror(reason)}. " in process.output
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_without_rsa_one_line_says_where_to_look(run, script):
-    process = run(sys.executable, "-S", PROJECT / script, 1111)  # -S leaves out what is installed
-    assert process.status() == 1
-    assert process.output == "The package rsa is missing. README.md explains how to install it.\n"
+@pytest.mark.skipif(sys.platform != "linux", reason="there, all of 127.0.0.0/8 is this computer")
+def test_the_port_is_open_on_127_0_0_1_only(server):
+    with socket.socket() as other, pytest.raises(ConnectionRefusedError):
+        other.connect(("127.0.0.2", server.socket_port))
 
 
 # ---- Mistakes in the code show their place
@@ -445,54 +418,29 @@ def test_a_mistake_in_a_check_is_not_taken_for_a_fault_in_the_chain(ledger, monk
 
 # ---- The end
 @posix
-def test_ctrl_c_ends_the_node_with_clients_connected_and_its_port_is_free_again(node, run):
+@pytest.mark.parametrize("change", [None, "in_the_background"])
+def test_ctrl_c_ends_the_node_at_once_and_its_port_is_free_again(start_node, run, change):
+    """Clients are connected, and ask: on Python 3.14, an exception could leave the lock taken."""
+    node = start_node(change)
     connections = [node.connect() for _ in range(5)]
-    connections[0].ask(BALANCE)
-    connections[1].send(b"\x80")
+    connections[0].send(b"\x80")
+    asking = threading.Event()
+
+    def keep_asking(connection):
+        with contextlib.suppress(OSError, AssertionError):  # until the node has ended
+            while connection.ask(BALANCE):
+                asking.set()
+
+    clients = [threading.Thread(target=keep_asking, args=[each]) for each in connections[1:]]
+    for client in clients:
+        client.start()
+    assert asking.wait(PATIENCE) and not node.failure(), node.failure()
     node.interrupt()
-    assert node.status() == 0 and GOODBYE in node.output
+    assert node.status() == -signal.SIGINT
+    assert "Traceback" not in node.output
+    for client in clients:
+        client.join(PATIENCE)
     run("blockchain_server.py", node.port).wait_for("Hash found: ")
-
-
-@posix
-def test_ctrl_c_at_any_moment_ends_the_node(start_node):
-    """CTRL_C_PRESSES=200 presses that often.
-
-    With an exception in place of the signal handler, 9 of 18 runs were stuck on Python 3.14.
-    """
-    chance = random.Random(14)
-    for _ in range(int(os.environ.get("CTRL_C_PRESSES", "6"))):
-        node = start_node()
-        asking = threading.Event()
-
-        def keep_asking(connection, asking=asking):
-            with contextlib.suppress(OSError, AssertionError):  # until the node has ended
-                connection.send(BALANCE)
-                while connection.receive():
-                    asking.set()
-                    connection.send(BALANCE)
-            asking.set()
-
-        clients = [threading.Thread(target=keep_asking, args=[node.connect()]) for _ in range(3)]
-        for client in clients:
-            client.start()
-        assert asking.wait(PATIENCE) and not node.failure(), node.failure()
-        time.sleep(chance.random() * 0.1)  # no wait for anything: this is the random moment
-        node.interrupt()
-        assert node.status() == 0
-        assert GOODBYE in node.output and "Traceback" not in node.output
-        for client in clients:
-            client.join(PATIENCE)
-
-
-@posix
-@pytest.mark.parametrize(
-    "moment", ["before_the_port_is_open", "while_keys_are_made", "while_the_lock_is_held"]
-)
-def test_ctrl_c_wherever_it_strikes_ends_the_node(run, moment):
-    node = run("tests/changed.py", f"ctrl_c_{moment}", "blockchain_server.py", 0)
-    assert node.status() == 0
-    assert node.output.endswith(GOODBYE) and "Traceback" not in node.output
 
 
 @posix
@@ -505,7 +453,7 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word(run):
 
 
 @posix
-def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck(run):
+def test_ctrl_c_ends_a_node_whose_output_is_stuck(run):
     """As in `python blockchain_server.py 1111 | less`, when the pipe is full."""
     (reader, writer), port = os.pipe(), free_port()
     os.set_blocking(writer, False)
@@ -515,12 +463,12 @@ def test_a_second_ctrl_c_ends_a_node_whose_output_is_stuck(run):
     os.set_blocking(writer, True)
     node = run("blockchain_server.py", port, stdout=writer)
 
-    def connect():  # when its port is open, the node knows what Ctrl-C means, and wants to print
+    def connect():  # when its port is open, the node wants to print
         with contextlib.suppress(ConnectionError):
             return Connection(port, node.failure)
 
     with wait_until(connect, "the port is open"):
-        wait_until(lambda: node.ended or node.interrupt(), "the node ends after Ctrl-C")
-    assert node.status() == -signal.SIGINT
+        node.interrupt()
+        assert node.status() == -signal.SIGINT
     os.close(reader)
     os.close(writer)
