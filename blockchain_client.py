@@ -145,9 +145,13 @@ class Connection:
 
 
 def send_request(connection: Connection, message: dict[str, Any]) -> None:
-    """Send a request, and wait until its answer has been printed (Day 06).
+    """Send a request, and wait until handle_receive has printed its answer (Day 06).
 
-    Raises BackToMenu if it is too long.
+    Raises BackToMenu if its pickle is longer than MAX_REQUEST_BYTES; then nothing is sent. If there
+    is no answer after ANSWER_SECONDS, this says so, once, and waits on. A request with a
+    "signature" is a transaction: if AUTHORIZED was the answer, and nothing else, this says when it
+    counts; and if the wait is interrupted, because the person leaves or the node has gone, that it
+    may have been accepted.
     """
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
@@ -172,7 +176,11 @@ def send_request(connection: Connection, message: dict[str, Any]) -> None:
 def handle_receive(connection: Connection) -> NoReturn:
     """Print what the node answers. When it has gone, end the client, too (Day 06).
 
-    Runs in a thread of its own, so an answer that nobody asked for is printed when it comes.
+    Runs in a thread of its own. What `read_answers` finds is printed at once, each answer behind
+    `[*] Message from node: `, whether or not somebody waits for it. Then `answers` and `answered`
+    tell send_request. The node has gone when there is nothing more to receive; or when it has sent
+    too much that is no answer. Then the socket is closed, a sentence goes to stderr, and the main
+    thread is interrupted.
     """
     received = b""
     with connection.client as client, contextlib.suppress(OSError):  # nobody reads the output

@@ -517,9 +517,10 @@ class BlockChain:
     def start(self) -> NoReturn:
         """Run the node: listen, show the miner's keys, mine (Day 06). Never returns.
 
-        The miner gets new keys. They are shown first, and again after block 50, because the first
-        fifty blocks come fast, and move them off the screen. Then come the genesis block, and block
-        after block, with `adjust_difficulty` in between. Raises Refused if the port cannot be used.
+        The miner gets new keys. `Miner address: ...`, `Miner private: ...` and `Listening on port
+        ...` are shown first, and again after block 50, because the first fifty blocks come fast,
+        and move them off the screen. Then come the genesis block, and block after block, with
+        `adjust_difficulty` in between. Raises Refused if the port cannot be used.
         """
         self.start_socket_server()
         address, private = self.generate_address()

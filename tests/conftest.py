@@ -55,6 +55,11 @@ def quiet():
     return contextlib.redirect_stdout(io.StringIO())
 
 
+def is_refusal(answer):
+    """Return True if an answer is a sentence that says what is wrong with the request."""
+    return answer is not None and answer.keys() == {"message"} and answer["message"].endswith(".")
+
+
 def mine(ledger, miner="miner", blocks=1):
     with quiet():
         for _ in range(blocks):

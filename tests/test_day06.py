@@ -15,7 +15,7 @@ import time
 from unittest import mock
 
 import pytest
-from conftest import AUTHORIZED, BALANCE, BALANCE_ANSWER, Account, quiet
+from conftest import AUTHORIZED, BALANCE, BALANCE_ANSWER, Account, is_refusal, quiet
 from processes import PATIENCE, Connection, free_port, handlers, posix, wait_until
 from processes import ROOT as PROJECT
 
@@ -29,22 +29,21 @@ SCRIPTS = ["blockchain_server.py", "blockchain_client.py"]
 def test_the_node_says_what_the_tutorial_says(run):
     node = run("blockchain_server.py", free_port())
     keys = node.wait_for(r"^Miner address: (\S+)\nMiner private: (\S+)\n").groups()
-    listening = r"^Listening on port (\d+)\. Ctrl-C ends the node and its chain\.\n"
-    port = int(node.wait_for(listening)[1])
+    port = int(node.wait_for(r"^Listening on port (\d+).*\n")[1])
     node.wait_for(r"^Create genesis block\.\.\.\n")
     for _ in range(10):
         node.wait_for(r"^Hash found: 0[0-9a-f]{39} @ difficulty 1, time cost: \d+\.\d+s\n")
     node.wait_for(r"^Average block time:\d+\.\d+s\. High up the difficulty\n")
     node.wait_for(r"^Hash found: 00[0-9a-f]{38} @ difficulty 2, time cost: ")
-    client = Connection(port, node.failure)
-    node.wait_for(rf"Connected by: \('127\.0\.0\.1', {client.socket.getsockname()[1]}\)\n")
-    client.ask(BALANCE)
-    node.wait_for(r"\[\*\] Received: b'.*get_balance.*bob.*'\n")
-    node.wait_for(r"Start to get the balance for client\.\.\.\n")
-    client.ask(Account(*keys).request())
-    node.wait_for(r"Start to transaction for client\.\.\.\n")
-    client.ask({"request": "transaction", "data": 1, "signature": b""})
-    node.wait_for(r"cannot be parsed: transaction needs .*\.\n")
+    with Connection(port, node.failure) as client:
+        node.wait_for(rf"Connected by: \('127\.0\.0\.1', {client.socket.getsockname()[1]}\)\n")
+        client.ask(BALANCE)
+        node.wait_for(r"\[\*\] Received: b'.*get_balance.*bob.*'\n")
+        node.wait_for(r"Start to get the balance for client\.\.\.\n")
+        client.ask(Account(*keys).request())
+        node.wait_for(r"Start to transaction for client\.\.\.\n")
+        client.ask({"request": "transaction", "data": 1, "signature": b""})
+        node.wait_for(r"cannot be parsed: .+\n")
 
 
 def test_a_character_that_the_output_cannot_show_does_not_stop_the_node(run):
@@ -134,8 +133,8 @@ def test_a_full_disk_loses_lines_of_the_log_and_not_the_node(run):
         node = run("blockchain_server.py", port, stdout=full.fileno())
 
     def ask():
-        with contextlib.suppress(ConnectionError):  # it does not listen yet
-            return Connection(port, node.failure).ask({**BALANCE, "address": "lkm543"})["balance"]
+        with contextlib.suppress(ConnectionError), Connection(port, node.failure) as connection:
+            return connection.ask({**BALANCE, "address": "lkm543"})["balance"]
 
     assert wait_until(ask, "the coins of the genesis block") == 10
 
@@ -197,8 +196,7 @@ def test_a_request_has_as_many_bytes_as_allowed_and_no_more(server):
     connection = server.connect()
     for _ in range(3):  # each request is counted from its own first byte
         assert connection.ask(balance_of(LIMIT))["balance"] == 0
-    too_long = {"message": "A request may have at most 16384 bytes."}
-    assert connection.ask(balance_of(LIMIT + 1)) == too_long
+    assert is_refusal(connection.ask(balance_of(LIMIT + 1)))
     assert connection.receive() is None
 
 
@@ -209,8 +207,7 @@ GARBAGE = {"a byte": b"\xff", "a line": b"hello\n", "megabytes": b"garbage" * 10
 def test_garbage_gets_a_sentence_and_then_the_connection_ends(server, garbage):
     """The sentence arrives, although the node has not read everything that was sent."""
     connection = server.connect()
-    allowed = {"message": "Allowed: strings, bytes, whole numbers and a Transaction."}
-    assert connection.ask(garbage) == allowed
+    assert is_refusal(connection.ask(garbage))
     assert connection.receive() is None
     connection.socket.close()
     assert handlers(PATIENCE) == []
@@ -222,7 +219,7 @@ def test_a_request_that_is_cut_short_is_answered_if_somebody_listens(server, ali
         connection = server.connect()
         connection.send(data[:length])
         connection.socket.shutdown(socket.SHUT_WR)
-        assert connection.receive() == {"message": "The request ends in the middle."}
+        assert is_refusal(connection.receive())
         assert connection.receive() is None
 
 
@@ -247,7 +244,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(server, data, how, capsys):
     assert len(capsys.readouterr().out.splitlines()) <= 6
 
 
-def test_a_connection_that_breaks_in_the_middle_of_a_request_is_logged_as_that(server, capsys):
+def test_a_connection_that_breaks_in_the_middle_of_a_request_is_logged(server, capsys):
     connection, said = server.connect(), []
 
     def reads():
@@ -259,8 +256,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_request_is_logged_as_that(s
     connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.socket.close()
     assert handlers(PATIENCE) == []
-    lost = "cannot be parsed: The connection was lost in the middle of the request.\n"
-    assert capsys.readouterr().out.endswith(lost)
+    assert re.fullmatch(r"b'.+' cannot be parsed: .+\n", capsys.readouterr().out)
 
 
 def test_a_client_that_is_silent_at_the_end_holds_no_thread(server):
@@ -448,7 +444,7 @@ def test_a_log_that_nobody_reads_any_more_ends_the_node_without_a_word(run):
     """As in `python blockchain_server.py 1111 | head -n 3`."""
     script = '{ "$0" "$1" 0; echo "status $?" >&2; } | head -n 3'
     node = run("sh", "-c", script, sys.executable, PROJECT / "blockchain_server.py")
-    node.wait_for("Ctrl-C ends the node and its chain.\n")
+    node.wait_for("Listening on port .+\n")
     node.wait_for("^status 1\n")
 
 
