@@ -35,6 +35,7 @@ import rsa
 
 ANSWER_SECONDS = 5  # without an answer for so long, the client says how it can be ended
 MAX_REQUEST_BYTES = 16_384  # the node refuses longer ones
+# The answer to a transaction that was accepted.
 AUTHORIZED = "{'result': True, 'result_message': 'Authorized successfully!'}"
 
 
@@ -167,8 +168,9 @@ def send_request(connection: Connection, message: dict[str, Any]) -> None:
                 pass
     finally:  # after Ctrl-C, too, or when the node has gone
         if "signature" in message and not connection.answered.is_set():
-            print("\nIt may have been accepted.", end=" ")
-            print("Sent again with all fields the same, it counts once.")
+            print(
+                "\nIt may have been accepted. Sent again with all fields the same, it counts once."
+            )
     if "signature" in message and connection.answers == [AUTHORIZED]:
         print("The transaction counts as soon as a block with it is mined.")
 
@@ -273,8 +275,8 @@ def bare_key(typed: str) -> str:
 def has_private_key(typed: str) -> bool:
     """Return True if a private key begins in this text.
 
-    It begins with version 0 and a long number, which is `.IBAA.` in base64, whatever its size. A
-    part from its middle is not recognized.
+    It begins with version 0 and a long number. In base64, that is IBAA between two letters that
+    depend on the size of the key. A part from the middle of a key is not recognized.
     """
     return re.search("[AQgw]IBAA[IJKL]", base64_in(typed)) is not None
 
