@@ -10,6 +10,7 @@ import pathlib
 import re
 import signal
 import socket
+import sys
 import time
 import types
 from unittest import mock
@@ -630,7 +631,7 @@ def test_a_node_that_goes_ends_the_client_at_once(run, silent, alice, change, wa
     assert "Traceback" not in client.output
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="it shows who is connecting")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp shows who is connecting")
 def test_ctrl_c_while_connecting_ends_the_client_without_a_traceback(run):
     """The node's queue of those who want to connect is full."""
     with socket.socket() as server, socket.socket() as first, socket.socket() as second:
@@ -654,7 +655,7 @@ def test_ctrl_c_while_connecting_ends_the_client_without_a_traceback(run):
 def test_output_that_nobody_reads_any_more_ends_the_client_without_a_word(server, run, typed):
     """As in `python blockchain_client.py 1111 | head -n 1`."""
     script = '{ "$0" "$1/blockchain_client.py" "$2"; echo "status $?" >&2; } | head -n 1'
-    python, root = blockchain_client.sys.executable, os.path.dirname(blockchain_client.__file__)
+    python, root = sys.executable, os.path.dirname(blockchain_client.__file__)
     client = run("sh", "-c", script, python, root, server.socket_port)
     client.wait_for(r"Ctrl-C ends the client\.\n")
     client.type(typed)
