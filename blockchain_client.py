@@ -5,9 +5,9 @@
 The number is the port of a running node (`blockchain_server.py`). Transactions are signed here, so
 that private keys stay here: in Bitcoin, such a program is a *wallet*. The file has this order:
 
-    Day 05  generate_address ... sign_transaction  keys and signatures
-    Day 06  Connection ... handle_receive          requests and answers
-    Day 06  ask ... whole_number                   what a person types
+    Day 05  generate_address ... load_private_key  keys and signatures
+    Day 06  Session ... read_answers               requests and answers
+    Day 06  BackToMenu ... whole_number            what a person types
     Day 06  run_command ... main                   the menu
 
 What both scripts need stands in both, so that each can be read, run and copied alone.
@@ -135,7 +135,7 @@ def load_private_key(private: str) -> rsa.PrivateKey:
 # one receives and prints answers. No request is sent while an answer is owed.
 
 
-class Connection:
+class Session:
     """The socket to a node, and the last answer from there."""
 
     def __init__(self, client: socket.socket) -> None:
@@ -145,7 +145,7 @@ class Connection:
         self.answered = threading.Event()  # set when they have been printed
 
 
-def send_request(connection: Connection, message: dict[str, Any]) -> None:
+def send_request(session: Session, message: dict[str, Any]) -> None:
     """Send a request, and wait until handle_receive has printed its answer (Day 06).
 
     Raises BackToMenu if its pickle is longer than MAX_REQUEST_BYTES; then nothing is sent. If there
@@ -157,35 +157,34 @@ def send_request(connection: Connection, message: dict[str, Any]) -> None:
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
         raise BackToMenu(f"Nothing was sent. A request may have {MAX_REQUEST_BYTES} bytes at most.")
-    connection.answered.clear()
+    session.answered.clear()
     try:
         with contextlib.suppress(OSError):  # the node has gone, which handle_receive notices, too
-            connection.client.sendall(data)
-        if not connection.answered.wait(ANSWER_SECONDS):
+            session.client.sendall(data)
+        if not session.answered.wait(ANSWER_SECONDS):
             print("No answer yet. Ctrl-C ends the client.")
             # On Windows before Python 3.14, Ctrl-C counts only between two waits.
-            while not connection.answered.wait(1):
+            while not session.answered.wait(1):
                 pass
-    finally:  # after Ctrl-C, too, or when the node has gone
-        if "signature" in message and not connection.answered.is_set():
-            print(
-                "\nIt may have been accepted. Sent again with all fields the same, it counts once."
-            )
-    if "signature" in message and connection.answers == [AUTHORIZED]:
+    finally:  # after Ctrl-C, too, or when the node has gone, or nobody reads the output
+        if "signature" in message and not session.answered.is_set():
+            print("\nIt may have been accepted.", end=" ", file=sys.stderr)
+            print("Sent again with all fields the same, it counts once.", file=sys.stderr)
+    if "signature" in message and session.answers == [AUTHORIZED]:
         print("The transaction counts as soon as a block with it is mined.")
 
 
-def handle_receive(connection: Connection) -> NoReturn:
+def handle_receive(session: Session) -> NoReturn:
     """Print what the node answers. When it has gone, end the client, too (Day 06).
 
     Runs in a thread of its own. What `read_answers` finds is printed at once, each answer behind
     `[*] Message from node: `, whether or not somebody waits for it. Then `answers` and `answered`
-    tell send_request. The node has gone when there is nothing more to receive; or when it has sent
-    too much that is no answer. Then the socket is closed, a sentence goes to stderr, and the main
-    thread is interrupted.
+    tell send_request. At the end of the connection, or after so many bytes without an answer that
+    none can come, the socket is closed, a sentence goes to stderr, and the main thread is
+    interrupted.
     """
     received = b""
-    with connection.client as client, contextlib.suppress(OSError):  # nobody reads the output
+    with session.client as client, contextlib.suppress(OSError):  # nobody reads the output
         # An honest answer is at most four times as long as its request: `str` writes a zero byte
         # as \x00.
         while len(received) <= 4 * MAX_REQUEST_BYTES and (response := receive(client)):
@@ -193,8 +192,8 @@ def handle_receive(connection: Connection) -> NoReturn:
             if answers := read_answers(received):
                 for answer in answers:
                     print(f"[*] Message from node: {answer}")
-                received, connection.answers = b"", answers
-                connection.answered.set()
+                received, session.answers = b"", answers
+                session.answered.set()
         # As one write, the line is not mixed with one of the main thread.
         print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)
     # The main thread waits for a line or for an answer, and a SIGINT interrupts that as Ctrl-C
@@ -207,16 +206,17 @@ def handle_receive(connection: Connection) -> NoReturn:
 
 def receive(client: socket.socket) -> bytes:
     """Return the next bytes from the node, or b"" when it has gone."""
-    with contextlib.suppress(OSError):  # the connection was reset
+    try:
         return client.recv(65536)
-    return b""
+    except OSError:  # the connection was reset
+        return b""
 
 
 def read_answers(received: bytes) -> list[str]:
     """Return the answers in what was received, or an empty list as long as one is not whole.
 
-    An answer is whole when Python can read it. Read and written again, it has no character in it
-    that would control the terminal.
+    An answer is whole when Python can read it. It is returned as the `repr` of what was read, which
+    has no characters that control the terminal.
     """
     # The node of the article may send two answers in one piece.
     for data in (received, received.replace(b"}{", b"}, {")):
@@ -242,7 +242,8 @@ def ask(field: str, check: Callable[[str], Any]) -> Any:
     White space around it does not count. If `check` raises ValueError, its text is shown behind the
     name of the field. Raises BackToMenu after an empty line (but an empty comment is a comment),
     after a private key in another field, and, if the input is a pipe, after any slip: the next line
-    was written for the next field.
+    was written for the next field. EOFError and KeyboardInterrupt are raised again, after a
+    sentence that nothing was sent.
     """
     while True:
         try:
@@ -282,7 +283,7 @@ def has_private_key(typed: str) -> bool:
 
 
 def whole_address(typed: str) -> str:
-    """Return an address. Raises ValueError if it is no whole public key of 512 to 4,096 bits."""
+    """Return the address in what was copied. Raises ValueError if it has not 512 to 4,096 bits."""
     address = bare_key(typed)
     public_key = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     with contextlib.suppress(Exception):  # rsa, base64 and pyasn1 raise many kinds
@@ -294,7 +295,7 @@ def whole_address(typed: str) -> str:
 
 
 def private_key_of(address: str, typed: str) -> str:
-    """Return the private key of an address. Raises ValueError if it is damaged, or of another."""
+    """Return the private key in what was copied. Raises ValueError if it is not the address's."""
     private_key = bare_key(typed)
     key = load_private_key(private_key)
     if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) != address:
@@ -312,9 +313,9 @@ def address_or_text(typed: str) -> str:
     """
     with contextlib.suppress(ValueError):
         return whole_address(typed)
-    if "MEgCQQ" in base64_in(typed) or typed.endswith("="):  # how addresses begin and end
+    if re.search("MEgCQQ|AgMBAAE|=$", base64_in(typed)):  # how addresses begin, and how they end
         raise ValueError("this looks like a part of an address. Enter the complete address.")
-    if typed.isdecimal():
+    if re.search(r"\d", typed) and not re.search(r"[^\W\d]", typed):  # digits, and no letter
         raise ValueError("this is a number, and no address or name.")
     if not typed.isprintable() or "\ufffd" in typed:
         raise ValueError(f"{typed!r} has an invisible or unreadable character.")
@@ -332,8 +333,11 @@ def whole_number(least: int, typed: str) -> int:
 # ---- Day 06: the menu -----------------------------------------------------------------------
 
 
-def run_command(connection: Connection, request: str) -> None:
-    """Run one command of the menu. Raises BackToMenu."""
+def run_command(session: Session, request: str) -> None:
+    """Run one command of the menu: generate_address, get_balance or transaction (Day 06).
+
+    Fills in the request step by step, as the article does. Raises BackToMenu.
+    """
     message: dict[str, Any] = {"request": request}
     if request == "generate_address":
         address, private_key = generate_address()
@@ -342,7 +346,7 @@ def run_command(connection: Connection, request: str) -> None:
     elif request == "get_balance":
         address = ask("Address", address_or_text)
         message["address"] = address
-        send_request(connection, message)
+        send_request(session, message)
     elif request == "transaction":
         address = ask("Address", whole_address)
         private_key = ask("Private_key", lambda typed: private_key_of(address, typed))
@@ -354,13 +358,14 @@ def run_command(connection: Connection, request: str) -> None:
         signature = sign_transaction(new_transaction, private_key)
         message["data"] = new_transaction
         message["signature"] = signature
-        send_request(connection, message)
+        send_request(session, message)
 
 
-def run_menu(connection: Connection) -> int:
-    """Run commands until a person leaves. Return the exit status.
+def run_menu(session: Session) -> int:
+    """Run commands until a person leaves. Return the exit status (Day 06).
 
-    Leaving at `Command: ` is status 0. Elsewhere, EOFError and KeyboardInterrupt go to `main`.
+    Leaving at `Command: ` is status 0. Elsewhere, EOFError and KeyboardInterrupt go to `main`. In a
+    pipe, what would lead back to the menu is status 1.
     """
     command_dict = {"1": "generate_address", "2": "get_balance", "3": "transaction"}
     print("An empty line leads back to the menu (not at Comment). Ctrl-C ends the client.")
@@ -379,7 +384,7 @@ def run_menu(connection: Connection) -> int:
             if command not in command_dict:
                 print("Unknown command.")
                 raise BackToMenu("Nothing was sent. Type 1, 2 or 3; Ctrl-C ends the client.")
-            run_command(connection, command_dict[command])
+            run_command(session, command_dict[command])
         except BackToMenu as reason:
             print(reason)
             if not sys.stdin.isatty():
@@ -420,13 +425,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 1  # of a client that is left in the middle of a command
     try:
-        connection = Connection(client)
-        receive_handler = threading.Thread(target=handle_receive, args=(connection,), daemon=True)
+        session = Session(client)
+        receive_handler = threading.Thread(target=handle_receive, args=(session,), daemon=True)
         receive_handler.start()
-        status = run_menu(connection)
+        status = run_menu(session)
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         pass
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C shows no traceback
     # When the node has gone, handle_receive has closed the socket. sys.exit is not used, because it
     # can abort Python while that thread prints.
     os._exit(1 if client.fileno() < 0 else status)

@@ -310,8 +310,8 @@ class BlockChain:
             average -3 s    the clock was set back: `Keep the difficulty`
 
         It prints `Average block time:1.0s. High up the difficulty`, or what else the verdict is.
-        It sets `difficulty` to that of the newest block, or to one more or less: so it changes
-        nothing more when it is called again. After any other block, it does and prints nothing.
+        It starts from the difficulty of the newest block, so a second call changes nothing more.
+        After any other block, it does and prints nothing.
         """
         span = self.adjust_difficulty_blocks
         mined = len(self.chain) - 1  # the genesis block was not mined
@@ -373,15 +373,18 @@ class BlockChain:
         """Raise Refused if the hash of this block is wrong, or has too few zeros.
 
         The text begins with `Error:Hash not matched!` if `hash` is not what `get_hash` returns, or
-        if the transactions are not in a list, which no hash shows. The number of zeros is what
-        `difficulty` says, 0 or more. Raises TypeError or ValueError, too, if a field holds a value
-        that cannot be hashed or compared.
+        if `transactions` is not a list of Transactions, which no hash shows. The number of zeros is
+        what `difficulty` says, 0 or more. Raises TypeError or ValueError, too, if a field holds a
+        value that cannot be hashed or compared.
 
         It knows nothing but this block. So it does not check the link to the block before, the
         rules for difficulty and reward, whether the senders signed and had the coins, and whether a
         transaction was mined before.
         """
-        if type(block.transactions) is not list or block.hash != self.get_hash(block, block.nonce):
+        listed = type(block.transactions) is list and all(
+            type(each) is Transaction for each in block.transactions
+        )
+        if not listed or block.hash != self.get_hash(block, block.nonce):
             raise Refused("Error:Hash not matched! Its content is not what was hashed.")
         if not 0 <= block.difficulty <= len(block.hash) - len(block.hash.lstrip("0")):
             raise Refused("Its hash does not show the work.")
@@ -474,9 +477,10 @@ class BlockChain:
         key = self.get_public_from_address(transaction.sender)
         # A signature names its hash function. rsa.verify accepts several, some of them weaker, and
         # returns the name. It raises OverflowError if that hash is too long for the key.
-        with contextlib.suppress(rsa.VerificationError, OverflowError):
+        try:
             return type(signature) is bytes and rsa.verify(data, signature, key) == "SHA-1"
-        return False
+        except (rsa.VerificationError, OverflowError):
+            return False
 
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
         """Accept a signed transaction, which is then pending, or refuse it (Day 05).
@@ -561,8 +565,9 @@ class BlockChain:
         """Accept connections, and start a handler for each (Day 06). Never returns.
 
         `s` is the listening socket. The handler is a daemon thread, which does not keep the process
-        from ending. Nothing that a client does ends the listener. What the system lacks is printed
-        as `Too many connections: ...`. If it lacks a thread, the client is disconnected.
+        from ending. Nothing that a client does ends the listener. If the system has no file
+        descriptor left, the client waits; if it has no thread left, the client is disconnected.
+        Both print `Too many connections: ...`.
         """
         while True:
             try:
@@ -576,7 +581,7 @@ class BlockChain:
             except RuntimeError as error:  # no thread can start, so this client is disconnected
                 conn.close()
                 say(f"Too many connections: {error}")
-            except (OSError, MemoryError) as error:  # no file descriptor is left for the connection
+            except (OSError, MemoryError) as error:  # often, no file descriptor is left
                 say(f"Too many connections: {error}")
                 time.sleep(1)  # the client still waits, and accept would fail again at once
 
@@ -646,9 +651,10 @@ def wait_for_bytes(file: io.BufferedReader) -> bytes:
 
     There is no time limit, because a person may be typing at the other end.
     """
-    with contextlib.suppress(OSError):  # the connection was reset
+    try:
         return file.peek(1)[:100]  # peek leaves them in the file, for read_request
-    return b""
+    except OSError:  # the connection was reset
+        return b""
 
 
 def read_request(file: io.BufferedReader) -> Any:
@@ -800,10 +806,11 @@ def say(line: str, *, changing: bool = False) -> None:
     A `changing` line is for terminals only, and the next line is written over it.
     """
     global changing_width
-    if changing and not os.isatty(1):
-        return
-    # A full row would make some terminals begin another one. Some report 0 columns.
-    line = line[: (shutil.get_terminal_size().columns or 80) - 1] if changing else line
+    if changing:
+        if not os.isatty(1):
+            return
+        # A full row would make some terminals begin another one. Some report 0 columns.
+        line = line[: (shutil.get_terminal_size().columns or 80) - 1]
     with screen_lock:
         erase = "\r" + " " * changing_width + "\r" if changing_width else ""
         changing_width = len(line) if changing else 0
