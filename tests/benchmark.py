@@ -23,7 +23,7 @@ import rsa
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
-from blockchain_server import Block, BlockChain, RequestBytes, RequestReader, Transaction
+from blockchain_server import Block, BlockChain, Transaction, read_request
 
 PUBLIC, PRIVATE = rsa.newkeys(512)
 ADDRESS = BlockChain.get_address_from_public(PUBLIC.save_pkcs1())
@@ -102,14 +102,17 @@ def answer_times(kind, questions):
     request = pickle.dumps({"request": "get_balance", "address": "M" * 96})
     command = [sys.executable, __file__, kind]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as node:
-        with socket.create_connection(("127.0.0.1", int(node.stderr.readline()))) as client:
-            for _ in range(questions):
-                time.sleep(0.01)  # back to back, the questions would leave the miner no time
-                start = time.perf_counter()
-                client.sendall(request)
-                client.recv(4096)
-                yield time.perf_counter() - start
-        node.kill()
+        try:
+            client = socket.create_connection(("127.0.0.1", int(node.stderr.readline())), 10)
+            with client:
+                for _ in range(questions):
+                    time.sleep(0.01)  # back to back, the questions would leave the miner no time
+                    start = time.perf_counter()
+                    client.sendall(request)
+                    client.recv(4096)
+                    yield time.perf_counter() - start
+        finally:
+            node.kill()
 
 
 def be_a_node(kind):
@@ -141,7 +144,7 @@ def measure_reading():
     data = pickle.dumps({"request": "transaction", "data": transaction, "signature": signature})
 
     def read():
-        return Transaction(**RequestReader(RequestBytes(io.BytesIO(data), 16_384)).load()["data"])
+        return Transaction(**read_request(io.BytesIO(data))["data"])
 
     row(
         "reading a transaction's request; floor: pickle._Unpickler",
@@ -169,7 +172,7 @@ def measure_ledger():
 
     def append(ledger, transactions):
         ledger.pending_transactions = transactions
-        ledger.append_block(full)
+        ledger.append_block(Block(ledger.chain[-1].hash, 1, ADDRESS, 10, transactions=full))
 
     short, long = ledger_of(20), ledger_of(20_000)
     what = "a balance on 20,000 blocks; floor: on 20"
@@ -184,7 +187,7 @@ def measure_ledger():
     for payment in payments(5000 - len(long.pending_transactions)):
         long.add_transaction(*payment[:2])
     waiting = list(long.pending_transactions)
-    full = Block("", 1, ADDRESS, 10, transactions=waiting[::150][:32])
+    full = waiting[::150][:32]
     what = "appending a full block on 20,000; floor: on 20"
     row(what, (1, 1), lambda _: append(long, []), lambda _: append(short, []), rounds=61)
     row(
@@ -195,7 +198,20 @@ def measure_ledger():
     )
 
 
+def check():
+    """End with a sentence if a change of the rules has taken away what is measured here."""
+    ((transaction, signature, _),) = payments(1)
+    data = pickle.dumps({"request": "transaction", "data": transaction})
+    try:
+        accepted, reason = ledger_of(1).add_transaction(transaction, signature)
+        assert accepted, reason
+        assert read_request(io.BytesIO(data))["data"] == vars(transaction)
+    except Exception as error:
+        sys.exit(f"The benchmark needs a node that reads pickles and RSA signatures: {error!r}")
+
+
 def main():
+    check()
     print(f"Python {platform.python_version()}, {platform.machine()}, {platform.system()}\n")
     print("| what | this | floor | this / floor | the tutorial's way | tutorial / this |")
     print("| --- | --: | --: | --: | --: | --: |")
