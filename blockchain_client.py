@@ -187,11 +187,11 @@ def handle_receive(session: Session) -> NoReturn:
     with session.client as client, contextlib.suppress(OSError):  # nobody reads the output
         # An honest answer is at most four times as long as its request: `str` writes a zero byte
         # as \x00.
-        while len(received) <= 4 * MAX_REQUEST_BYTES and (response := receive(client)):
-            received += response
+        while len(received) <= 4 * MAX_REQUEST_BYTES and (data := receive(client)):
+            received += data
             if answers := read_answers(received):
-                for answer in answers:
-                    print(f"[*] Message from node: {answer}")
+                for response in answers:
+                    print(f"[*] Message from node: {response}")
                 received, session.answers = b"", answers
                 session.answered.set()
         # As one write, the line is not mixed with one of the main thread.

@@ -200,16 +200,18 @@ class BlockChain:
         """
         if not self.chain:
             raise Refused("The chain has no block. Call create_genesis_block() first.")
-        block = Block(self.chain[-1].hash, self.difficulty, miner, self.miner_rewards)
-        self.add_transaction_to_block(block)
         start = time.perf_counter()
-        block.nonce = self.find_nonce(block)
-        block.hash = self.get_hash(block, block.nonce)
-        seconds = round(time.perf_counter() - start, 2)
-        self.append_block(block)
-        say(f"Hash found: {block.hash} @ difficulty {block.difficulty}, time cost: {seconds}s")
-        if block.transactions:
-            say(f"Transactions in block {len(self.chain) - 1}: {len(block.transactions)}")
+        last_block = self.chain[-1]
+        new_block = Block(last_block.hash, self.difficulty, miner, self.miner_rewards)
+        self.add_transaction_to_block(new_block)
+        new_block.nonce = self.find_nonce(new_block)
+        new_block.hash = self.get_hash(new_block, new_block.nonce)
+        time_consumed = round(time.perf_counter() - start, 2)
+        self.append_block(new_block)
+        found = f"Hash found: {new_block.hash} @ difficulty {new_block.difficulty}"
+        say(f"{found}, time cost: {time_consumed}s")
+        if new_block.transactions:
+            say(f"Transactions in block {len(self.chain) - 1}: {len(new_block.transactions)}")
 
     # find_nonce takes digits from these tables: writing out every nonce would make mining a third
     # slower. A nonce below 1000 has no zeros in front; 1007 is `1` and then `007`.
@@ -319,13 +321,15 @@ class BlockChain:
             return self.difficulty
         # A timestamp says when the mining of a block began, so this is the time of the ten blocks
         # before the newest. (In the first span, one of them is the genesis block: it took no time.)
-        average = (self.chain[-1].timestamp - self.chain[-1 - span].timestamp) / span
+        start = self.chain[-1 - span].timestamp
+        finish = self.chain[-1].timestamp
+        average_time_consumed = (finish - start) / span
         self.difficulty, verdict = self.chain[-1].difficulty, "Keep the difficulty"
-        if average > self.block_time and self.difficulty > 1:
+        if average_time_consumed > self.block_time and self.difficulty > 1:
             self.difficulty, verdict = self.difficulty - 1, "Lower the difficulty"
-        elif 0 <= average * 16 <= self.block_time:  # below 0, the clock was set back
+        elif 0 <= average_time_consumed * 16 <= self.block_time:  # below 0, the clock was set back
             self.difficulty, verdict = self.difficulty + 1, "High up the difficulty"
-        say(f"Average block time:{round(average, 2)}s. {verdict}")
+        say(f"Average block time:{round(average_time_consumed, 2)}s. {verdict}")
         return self.difficulty
 
     def get_balance(self, account: str) -> int:
