@@ -626,7 +626,7 @@ def test_a_node_that_goes_ends_the_client_at_once(run, silent, alice, change, wa
         elif waits_for == "an answer":
             fill_in(client, alice)
             assert connection.recv(1)
-    before = len(client.output)
+        before = len(client.output)
     assert client.status() in FAILED
     assert said(client, before), "the client does not say why it ends"
     assert "Traceback" not in client.output
