@@ -57,12 +57,16 @@ def generate_address() -> tuple[str, str]:
 
 def get_address_from_public(public: bytes) -> str:
     """Return the PEM of a public key without its marker lines and line breaks (Day 05)."""
-    return "".join(public.decode("ascii").splitlines()[1:-1])
+    lines = public.decode("ascii").splitlines()
+    address = "".join(lines[1:-1])
+    return address
 
 
 def extract_from_private(private: bytes) -> str:
     """Return the PEM of a private key without its marker lines and line breaks (Day 05)."""
-    return "".join(private.decode("ascii").splitlines()[1:-1])
+    lines = private.decode("ascii").splitlines()
+    private_key = "".join(lines[1:-1])
+    return private_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +154,9 @@ def send_request(session: Session, message: dict[str, Any]) -> None:
 
     Raises BackToMenu if its pickle is longer than MAX_REQUEST_BYTES; then nothing is sent. If there
     is no answer after ANSWER_SECONDS, this says so, once, and waits on. A request with a
-    "signature" is a transaction: if AUTHORIZED was the answer, and nothing else, this says when it
-    counts; and if the wait is interrupted, because the person leaves or the node has gone, that it
-    may have been accepted.
+    "signature" is a transaction. If its only answer is AUTHORIZED, this says when it counts. If the
+    wait is interrupted, because the person leaves or the node has gone, it says that the
+    transaction may have been accepted.
     """
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
@@ -185,15 +189,16 @@ def handle_receive(session: Session) -> NoReturn:
     """
     received = b""
     with session.client as client, contextlib.suppress(OSError):  # nobody reads the output
-        # An honest answer is at most four times as long as its request: `str` writes a zero byte
-        # as \x00.
-        while len(received) <= 4 * MAX_REQUEST_BYTES and (data := receive(client)):
-            received += data
-            if answers := read_answers(received):
-                for response in answers:
-                    print(f"[*] Message from node: {response}")
-                received, session.answers = b"", answers
-                session.answered.set()
+        with contextlib.suppress(ConnectionResetError, ConnectionAbortedError):
+            # An honest answer is at most four times as long as its request: `str` writes a zero
+            # byte as \x00.
+            while len(received) <= 4 * MAX_REQUEST_BYTES and (data := client.recv(65536)):
+                received += data
+                if answers := read_answers(received):
+                    for response in answers:
+                        print(f"[*] Message from node: {response}")
+                    received, session.answers = b"", answers
+                    session.answered.set()
         # As one write, the line is not mixed with one of the main thread.
         print("\nThe connection to the node has ended.\n", end="", file=sys.stderr)
     # The main thread waits for a line or for an answer, and a SIGINT interrupts that as Ctrl-C
@@ -202,14 +207,6 @@ def handle_receive(session: Session) -> NoReturn:
     while True:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-
-
-def receive(client: socket.socket) -> bytes:
-    """Return the next bytes from the node, or b"" when it has gone."""
-    try:
-        return client.recv(65536)
-    except OSError:  # the connection was reset
-        return b""
 
 
 def read_answers(received: bytes) -> list[str]:
@@ -240,10 +237,13 @@ def ask(field: str, check: Callable[[str], Any]) -> Any:
     """Ask for a field until `check` accepts what was typed. Return what `check` returns.
 
     White space around it does not count. If `check` raises ValueError, its text is shown behind the
-    name of the field. Raises BackToMenu after an empty line (but an empty comment is a comment),
-    after a private key in another field, and, if the input is a pipe, after any slip: the next line
-    was written for the next field. EOFError and KeyboardInterrupt are raised again, after a
-    sentence that nothing was sent.
+    name of the field. Raises BackToMenu
+
+    - after an empty line, unless the field is Comment;
+    - after a private key, unless the field is Private_key;
+    - after a slip in a pipe, where the next line was written for the next field.
+
+    EOFError and KeyboardInterrupt are raised again, after a sentence that nothing was sent.
     """
     while True:
         try:
@@ -333,21 +333,20 @@ def whole_number(least: int, typed: str) -> int:
 # ---- Day 06: the menu -----------------------------------------------------------------------
 
 
-def run_command(session: Session, request: str) -> None:
-    """Run one command of the menu: generate_address, get_balance or transaction (Day 06).
+def run_command(session: Session, message: dict[str, Any]) -> None:
+    """Run the command that is the "request" of this message (Day 06). Raises BackToMenu.
 
-    Fills in the request step by step, as the article does. Raises BackToMenu.
+    It is generate_address, get_balance or transaction. The message is filled in step by step.
     """
-    message: dict[str, Any] = {"request": request}
-    if request == "generate_address":
+    if message["request"] == "generate_address":
         address, private_key = generate_address()
         print(f"Address: {address}")
         print(f"Private key: {private_key}")
-    elif request == "get_balance":
+    elif message["request"] == "get_balance":
         address = ask("Address", address_or_text)
         message["address"] = address
         send_request(session, message)
-    elif request == "transaction":
+    elif message["request"] == "transaction":
         address = ask("Address", whole_address)
         private_key = ask("Private_key", lambda typed: private_key_of(address, typed))
         receiver = ask("Receiver", address_or_text)
@@ -380,15 +379,18 @@ def run_menu(session: Session) -> int:
             print(file=sys.stderr)
             return 0
         command = unicodedata.normalize("NFKC", command)  # a Chinese keyboard may type １
-        try:
-            if command not in command_dict:
-                print("Unknown command.")
-                raise BackToMenu("Nothing was sent. Type 1, 2 or 3; Ctrl-C ends the client.")
-            run_command(session, command_dict[command])
-        except BackToMenu as reason:
-            print(reason)
-            if not sys.stdin.isatty():
-                return 1
+        if command not in command_dict:
+            print("Unknown command.")
+            print("Nothing was sent. Type 1, 2 or 3; Ctrl-C ends the client.")
+        else:
+            message = {"request": command_dict[command]}
+            try:
+                run_command(session, message)
+                continue
+            except BackToMenu as reason:
+                print(reason)
+        if not sys.stdin.isatty():
+            return 1
 
 
 def prepare_terminal() -> None:

@@ -86,11 +86,11 @@ class BlockChain:
     """The ledger: a chain of blocks, and the balances that result. `start()` makes a node of it.
 
     The main thread mines. The threads that answer clients touch the ledger only through
-    `get_balance` and `add_transaction`. What both sides use is changed under `lock`, and read under
-    it: in the middle of a change, coins are missing. There are two exceptions. The main thread
-    alone writes to the chain, so it may read the chain without the lock; and `show_progress` may
-    count pending transactions without it. A thread that holds the lock does not hash blocks, verify
-    signatures, print, or wait for the network.
+    `get_balance` and `add_transaction`. What both sides use is changed under `lock`. It is also
+    read under it, because in the middle of a change, coins are missing. Two reads need no lock: the
+    main thread reads the chain, which nobody else writes to, and `show_progress` only counts. A
+    thread that holds the lock does not hash blocks, verify signatures, print, or wait for the
+    network.
     """
 
     def __init__(self, socket_port: int = 0) -> None:
@@ -103,9 +103,9 @@ class BlockChain:
         self.chain: list[Block] = []  # the oldest block is first; only append_block adds to it
         self.pending_transactions: list[Transaction] = []  # accepted, but in no block of the chain
 
-        # The next four change together with these two lists. The first three could be computed from
-        # them; chain_work is a count of its own, which verify_blockchain compares with the chain.
-        # A Counter returns 0 for an account that it has never seen.
+        # The next four change together with these two lists. The first three follow from them, and
+        # are kept to save time; chain_work is counted separately, so that verify_blockchain can
+        # compare it with the chain. A Counter returns 0 for an account that it has never seen.
         self.balances: collections.Counter[str] = collections.Counter()  # coins of each account
         # Coins that each account pays with its pending transactions.
         self.outgoing: collections.Counter[str] = collections.Counter()
@@ -113,6 +113,7 @@ class BlockChain:
         self.chain_work = 0  # how many hashes mining such a chain takes on average
         self.lock = threading.Lock()
 
+        # For P2P connection. `start` opens the port.
         self.socket_host = "127.0.0.1"
         self.socket_port = socket_port
 
@@ -214,7 +215,7 @@ class BlockChain:
             say(f"Transactions in block {len(self.chain) - 1}: {len(new_block.transactions)}")
 
     # find_nonce takes digits from these tables: writing out every nonce would make mining a third
-    # slower. A nonce below 1000 has no zeros in front; 1007 is `1` and then `007`.
+    # slower. There are two, because 7 is written `7`, but 1007 ends in `007`.
     ONE_TO_THREE_DIGITS: ClassVar[list[bytes]] = [b"%d" % number for number in range(1000)]
     THREE_DIGITS: ClassVar[list[bytes]] = [b"%03d" % number for number in range(1000)]
 
@@ -302,9 +303,9 @@ class BlockChain:
     def adjust_difficulty(self) -> int:
         """Retarget after every tenth mined block. Return the difficulty of the next one (Day 04).
 
-        The average is the time from the beginning (`timestamp`) of the block ten blocks back to the
-        beginning of the newest one, divided by ten. One more zero is sixteen times the work, so a
-        zero is added only if a block would still come within `block_time`, here 30 s:
+        The average is the `timestamp` of the newest block, less that of the block ten before it,
+        divided by ten. One more zero is sixteen times the work, so a zero is added only if a block
+        would still come within `block_time`, here 30 s:
 
             average  1 s    16 s with one zero more: `High up the difficulty`
             average  5 s    80 s with one zero more: `Keep the difficulty`
@@ -350,8 +351,8 @@ class BlockChain:
         that block. Last, it compares the work of all blocks with `chain_work`. If all is right, it
         prints `Hash correct!`. The chain and `chain_work` are copied under the lock.
 
-        Blocks cannot show that somebody changed one and then mined it and all later ones again with
-        the same work. In a network, that chain would need more work than everybody else's.
+        One forgery it cannot see: a block that was changed, and then mined again, with all later
+        ones and the same work. In a network, that chain would need more work than all others.
         """
         with self.lock:
             chain, chain_work = list(self.chain), self.chain_work
@@ -414,12 +415,16 @@ class BlockChain:
     @staticmethod
     def get_address_from_public(public: bytes) -> str:
         """Return the PEM of a public key without its marker lines and line breaks (Day 05)."""
-        return "".join(public.decode("ascii").splitlines()[1:-1])
+        lines = public.decode("ascii").splitlines()
+        address = "".join(lines[1:-1])
+        return address
 
     @staticmethod
     def extract_from_private(private: bytes) -> str:
         """Return the PEM of a private key without its marker lines and line breaks (Day 05)."""
-        return "".join(private.decode("ascii").splitlines()[1:-1])
+        lines = private.decode("ascii").splitlines()
+        private_key = "".join(lines[1:-1])
+        return private_key
 
     @staticmethod
     @functools.lru_cache(maxsize=1024)  # parsing a key takes longer than checking a signature
@@ -548,8 +553,9 @@ class BlockChain:
         Port 0 becomes the free port that the system has chosen. The article opens the port in the
         listener's thread, where an exception would end the listener and not the node.
         """
-        # While it tries nonces, the miner never waits, so a handler gets the GIL only when the
-        # switch interval has passed: 5 ms, unless it is set. (A free-threaded Python has no GIL.)
+        # The miner never waits, so Python takes the GIL from it only when the switch interval has
+        # passed, which is 5 ms by default. With a shorter one, handlers answer sooner. (A
+        # free-threaded Python has no GIL.)
         sys.setswitchinterval(0.00002)
         s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
@@ -594,10 +600,11 @@ class BlockChain:
 
         A request is the next pickle, whatever pieces it arrives in; its answer is the `str` of what
         `respond` returns, in UTF-8. This prints `Connected by: ...`, and for each request its first
-        bytes as `[*] Received: ...`. What is no request gets {'message': ...} with the reason,
-        which is also printed, as `... cannot be parsed: ...`; then the connection ends, because
-        nobody knows where the next request would begin. A client may be silent as long as it likes
-        between two requests, but only for REQUEST_SECONDS in the middle of one.
+        bytes as `[*] Received: ...`. If something is no request, the node prints `... cannot be
+        parsed: ...` with the reason, answers {'message': reason}, and ends the connection: behind
+        bytes that cannot be read, nobody knows where the next request begins. A client may be
+        silent as long as it likes between two requests, but only for REQUEST_SECONDS in the middle
+        of one.
         """
         say(f"Connected by: {address}")
         with connection, connection.makefile("rb") as received:
@@ -605,13 +612,13 @@ class BlockChain:
             while parsed and (message := wait_for_bytes(received)):
                 say(f"[*] Received: {message!r}")
                 connection.settimeout(REQUEST_SECONDS)
-                # No variable holds the whole request, or its memory would stay in use while a
-                # client that has sent it is silent.
                 try:
-                    response = self.respond(read_request(received))
+                    parsed_message = read_request(received)
+                    response = self.respond(parsed_message)
                 except Refused as refusal:
                     parsed, response = False, {"message": str(refusal)}
                     say(f"{message!r} cannot be parsed: {refusal}")
+                parsed_message = None  # its memory is free while the client is silent
                 connection.settimeout(None)
                 response_bytes = str(response).encode("utf8")
                 with contextlib.suppress(OSError):  # the client has left
@@ -781,8 +788,8 @@ class RequestReader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type:
         """Return `object` in place of a class called Transaction, whatever its module is.
 
-        So NEWOBJ, which makes an object of a class, meets no class but this one. The real class
-        never comes within reach of a pickle.
+        So the only class that NEWOBJ can make an object of is `object`. The real class never comes
+        within reach of a pickle.
         """
         if name == "Transaction":
             return object
