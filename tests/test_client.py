@@ -5,6 +5,7 @@ Some tests use a terminal. The node is a ledger in the test's own process (the f
 a socket on which the test itself answers (`silent`).
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -62,6 +63,20 @@ def silent():
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(15)
         yield types.SimpleNamespace(port=server.getsockname()[1], accept=lambda: server.accept()[0])
+
+
+@pytest.fixture
+def asked(person, silent):
+    """A function: a person has asked for a balance. It returns the client and the connection."""
+    with contextlib.ExitStack() as stack:
+
+        def ask(change="person"):
+            client = person(silent.port, change)
+            client.type("2", then="Address: ")
+            client.type("bob")
+            return client, stack.enter_context(silent.accept())
+
+        yield ask
 
 
 def answer(connection, *answers):
@@ -131,49 +146,42 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("pieces", ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_is_shown_on_one_line_wherever_it_was_cut(person, silent, pieces):
-    client = person(silent.port)
-    client.type("2\nbob")
-    with silent.accept() as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        answer(connection, pieces[0])
-        for piece in pieces[1:]:
-            connection.sendall(piece.encode())
-        client.wait_for("^Address: " + shown("".join(pieces)))
+def test_an_answer_is_shown_on_one_line_wherever_it_was_cut(asked, pieces):
+    client, connection = asked()
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    answer(connection, pieces[0])
+    for piece in pieces[1:]:
+        connection.sendall(piece.encode())
+    client.wait_for("^" + shown("".join(pieces)))
 
 
 @pytest.mark.parametrize("text", ["\x1b[2J\u202e謝", "\nPrivate_key: "])
-def test_an_answer_does_not_control_the_terminal(person, silent, text):
-    client = person(silent.port)
-    client.type("2\nbob")
-    with silent.accept() as connection:
-        answer(connection, f'["""{text}"""]')  # raw, where `str` would have escapes
-        client.wait_for(shown([text]))
+def test_an_answer_does_not_control_the_terminal(asked, text):
+    client, connection = asked()
+    answer(connection, f'["""{text}"""]')  # raw, where `str` would have escapes
+    client.wait_for(shown([text]))
     assert "\x1b" not in client.output and "\u202e" not in client.output
 
 
-def test_an_output_that_cannot_show_a_character_shows_its_number(person, silent):
-    client = person(silent.port, "ascii_only")
-    client.type("2\nbob")
-    with silent.accept() as connection:
-        answer(connection, {"address": "謝"})
-        client.wait_for(SAYS + r"\{'address': '\\u8b1d'\}\n")
+def test_an_output_that_cannot_show_a_character_shows_its_number(asked):
+    client, connection = asked("ascii_only")
+    answer(connection, {"address": "謝"})
+    client.wait_for(SAYS + r"\{'address': '\\u8b1d'\}\n")
 
 
-def test_nothing_is_sent_while_an_answer_is_owed(person, silent):
+def test_nothing_is_sent_while_an_answer_is_owed(asked):
     """So an answer that comes late belongs to its request. Until then, the client says so once."""
-    client = person(silent.port, "impatient")
-    client.type("2\nbob\n2\ncarol", then=f"Address: {A_LINE}")
-    with silent.accept() as connection:
-        assert b"bob" in connection.recv(100_000)
-        connection.settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            connection.recv(1)
-        connection.settimeout(15)
-        connection.sendall(b"{'balance': 1}")
-        client.wait_for("^" + shown({"balance": 1}))
-        assert b"carol" in answer(connection, {"balance": 2})
-        client.wait_for(shown({"balance": 2}))
+    client, connection = asked("impatient")
+    client.type("2\ncarol", then=f"^{A_LINE}")
+    assert b"bob" in connection.recv(100_000)
+    connection.settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        connection.recv(1)
+    connection.settimeout(15)
+    connection.sendall(b"{'balance': 1}")
+    client.wait_for("^" + shown({"balance": 1}))
+    assert b"carol" in answer(connection, {"balance": 2})
+    client.wait_for(shown({"balance": 2}))
 
 
 @posix
@@ -227,10 +235,9 @@ def test_only_the_answer_to_a_transaction_says_that_it_counts(
         client.wait_for(shown(*answers, counts=counts))
 
 
-def test_an_answer_runs_nothing(person, silent):
-    client = person(silent.port)
-    client.type("2\nbob")
-    with silent.accept() as connection:
+def test_an_answer_runs_nothing(asked):
+    client, connection = asked()
+    with connection:
         answer(connection, "{'a': open('owned', 'w')}")
     assert client.status() in FAILED
     assert os.listdir(client.folder.name) == [] and "Message" not in client.output
@@ -253,14 +260,11 @@ def test_what_is_no_answer_is_cheap(data):
     assert tries.call_count <= 2
 
 
-def test_what_never_becomes_an_answer_ends_the_connection(person, silent):
-    client = person(silent.port)
-    client.type("2\nbob")
-    with silent.accept() as connection:
-        assert connection.recv(1)
-        connection.sendall(b"{" + b"1:{1:2}," * 12_000)
-        client.wait_for(f"Address: \n{A_LINE}")
-        assert client.status() in FAILED
+def test_what_never_becomes_an_answer_ends_the_connection(asked):
+    client, connection = asked()
+    answer(connection, "{" + "1:{1:2}," * 12_000)
+    client.wait_for(f"^\n{A_LINE}")
+    assert client.status() in FAILED
 
 
 @posix
@@ -278,14 +282,12 @@ def test_who_leaves_before_the_answer_is_told_what_became_of_a_transaction(
     assert bool(said(client, before)) == (command == "transaction")
 
 
-def test_the_client_waits_five_seconds_before_it_says_that_there_is_no_answer(run, silent):
-    client = run("blockchain_client.py", silent.port)
-    client.type("2\nbob")
-    with silent.accept() as connection:
-        assert connection.recv(1)
-        begun = time.monotonic()
-        client.wait_for(f"Address: {A_LINE}")
-        assert time.monotonic() - begun > 4
+def test_the_client_waits_five_seconds_before_it_says_that_there_is_no_answer(asked):
+    client, connection = asked()
+    assert connection.recv(1)
+    begun = time.monotonic()
+    client.wait_for(f"^{A_LINE}")
+    assert time.monotonic() - begun > 4
 
 
 # ---- Keys: a private key stays at home, and an address arrives whole
