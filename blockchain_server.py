@@ -163,7 +163,7 @@ class BlockChain:
         return data + b" " * (-len(data) % 64)  # up to the next multiple of 64
 
     def get_hash(self, block: Block, nonce: int) -> str:
-        """Return the SHA-1 of a block with this nonce, as 40 hex digits (Day 03).
+        """Return the SHA-1 of `get_block_bytes` and the nonce's digits, as 40 hex digits (Day 03).
 
         >>> block = Block("Hello World!", 1, "alice", 10, timestamp=1571000000)
         >>> [BlockChain().get_hash(block, nonce)[:8] for nonce in (0, 1, 2)]
@@ -274,9 +274,10 @@ class BlockChain:
     def append_block(self, block: Block) -> None:
         """Append a block without checking it, and bring up to date all that depends on the chain.
 
-        That is the balances, the work, and which transactions were accepted or are still pending.
-        Blocks come onto the chain through here and nowhere else, whoever mined them: their
-        transactions may have been pending here, or not. Takes the lock.
+        That is `balances`, `chain_work`, `accepted_transactions`, and with what this block has not
+        mined, in the same order, `pending_transactions` and `outgoing`. All of it happens under the
+        lock, which is taken once. Blocks come onto the chain through here and nowhere else, whoever
+        mined them: their transactions may have been pending here, or not.
         """
         mined = set(block.transactions)
         with self.lock:
@@ -336,8 +337,8 @@ class BlockChain:
     def get_balance(self, account: str) -> int:
         """Return the coins of an account after the newest block; 0 if it is unknown (Day 04).
 
-        `append_block` keeps them in `balances`, so the chain need not be walked. They are read
-        under the lock, because the miner may be in the middle of a block.
+        `append_block` keeps them in `balances`, so the chain is not walked; and asking adds no
+        account. They are read under the lock, because the miner may be in the middle of a block.
         """
         with self.lock:
             return self.balances[account]
@@ -348,8 +349,9 @@ class BlockChain:
         From the first block on, it calls `check_block`, and then compares `previous_hash`. It
         prints what is wrong with the first block that does not pass, beginning with the article's
         `Error:Hash not matched!` or `Error:Hash not matched to previous_hash`, and the number of
-        that block. Last, it compares the work of all blocks with `chain_work`. If all is right, it
-        prints `Hash correct!`. The chain and `chain_work` are copied under the lock.
+        that block. Only what `check_block` may raise is such a fault. Last, it compares the work of
+        all blocks with `chain_work`, and prints which is more. If all is right, it prints `Hash
+        correct!`. The chain and `chain_work` are copied under the lock.
 
         One forgery it cannot see: a block that was changed, and then mined again, with all later
         ones and the same work. In a network, that chain would need more work than all others.
@@ -479,8 +481,8 @@ class BlockChain:
     def check_signature(self, transaction: Transaction, signature: bytes) -> bool:
         """Return whether the sender signed this transaction, with SHA-1 (Day 05).
 
-        The signature comes from a stranger, and may be anything. The package's function is
-        `rsa.verify`, with the text in UTF-8.
+        The signature comes from a stranger, and may be anything; only bytes can be one. The
+        package's function is `rsa.verify`, with the text in UTF-8.
         """
         data = self.transaction_to_string(transaction).encode("utf-8")
         key = self.get_public_from_address(transaction.sender)
@@ -492,7 +494,7 @@ class BlockChain:
             return False
 
     def add_transaction(self, transaction: Transaction, signature: bytes) -> tuple[bool, str]:
-        """Accept a signed transaction, which is then pending, or refuse it (Day 05).
+        """Accept a signed transaction with `add_pending_transactions`, or refuse it (Day 05).
 
         Returns True and `Authorized successfully!`, or False and the reason; raises nothing,
         whatever the fields hold. The reasons come in this order: what `check_fields` finds; that it
@@ -788,8 +790,8 @@ class RequestReader(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> type:
         """Return `object` in place of a class called Transaction, whatever its module is.
 
-        So the only class that NEWOBJ can make an object of is `object`. The real class never comes
-        within reach of a pickle.
+        Raises UnpicklingError for any other name. So the only class that NEWOBJ can make an object
+        of is `object`, and the real class never comes within reach of a pickle.
         """
         if name == "Transaction":
             return object

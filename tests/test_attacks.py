@@ -18,7 +18,7 @@ import time
 import tracemalloc
 
 import pytest
-from conftest import AUTHORIZED, BALANCE, BALANCE_ANSWER, quiet
+from conftest import AUTHORIZED, BALANCE, BALANCE_ANSWER, is_refusal, quiet
 from processes import PATIENCE, ROOT, handlers
 
 import blockchain_server
@@ -36,11 +36,6 @@ def check_refused(attack):
     with pytest.raises(Refused):
         pytest.fail(f"{attack[:99]} is read, and gives a {type(read(attack))}")
     assert read(pickle.dumps(BALANCE)) == BALANCE
-
-
-def refused(answer):
-    """Return True if the answer says, in whatever words, what is wrong with the request."""
-    return answer is not None and answer.keys() == {"message"} and len(answer["message"]) > 0
 
 
 @contextlib.contextmanager
@@ -235,7 +230,7 @@ def test_a_request_holds_no_memory_after_its_answer(server):
         for attack in (b"}" * 16_000 + b"\xff", nested + b".", unknown):
             connections = [server.connect() for _ in range(10)]
             for connection in connections:
-                assert refused(connection.ask(attack)), attack[:99]
+                assert is_refusal(connection.ask(attack)), attack[:99]
             held, _ = taken()
             assert held < 9 * 10**6, attack[:99]  # with Python 3.14's buffers, 5
 
@@ -251,7 +246,7 @@ def test_half_a_request_is_given_up_and_a_client_that_says_nothing_is_not(server
         for connection in halves:
             connection.send(b"\x80\x04" + b"}" * 16_000)
         for connection in halves:
-            assert refused(connection.receive())
+            assert is_refusal(connection.receive())
             assert connection.receive() is None
         held, _ = taken()
         assert held < 9 * 10**6  # of 24
@@ -329,7 +324,7 @@ def test_a_node_that_is_attacked_mines_on_and_serves_the_next_honest_client(node
         with contextlib.suppress(ConnectionError):  # the node took no more of it
             connection.send(attack)
             connection.socket.shutdown(socket.SHUT_WR)
-            assert refused(connection.receive()), attack
+            assert is_refusal(connection.receive()), attack
         if number % 10 == 0:
             honest = node.miner.request("bob", 1, 0, f"payment {number}")
             assert node.connect().ask(honest) == AUTHORIZED

@@ -8,8 +8,7 @@ import hashlib
 import re
 
 import pytest
-from conftest import mine, pend
-from test_day05 import Lock
+from conftest import Lock, mine, pend
 
 import blockchain_client
 import blockchain_server

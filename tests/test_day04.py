@@ -7,8 +7,7 @@ import re
 import types
 
 import pytest
-from conftest import mine, pend
-from test_day05 import Lock
+from conftest import Lock, mine, pend
 
 from blockchain_server import Block, BlockChain, Refused, Transaction
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import rsa
-from conftest import Account, mine
+from conftest import Account, Lock, mine
 from processes import PATIENCE
 
 import blockchain_client
@@ -30,38 +30,6 @@ def refused(answer):
     """Return True if this is False and a reason, in whatever words but those of the article."""
     result, reason = answer
     return result is False and type(reason) is str and reason not in ("", *ARTICLE)
-
-
-class Lock:
-    """Stands in for `ledger.lock`, so that a race is let happen, and not waited for.
-
-    `before` is called just before the lock is taken, and `after` just after it was released. Each
-    does what another thread might do at that moment, and may take the lock itself.
-    """
-
-    def __init__(self, before=lambda: None, after=lambda: None):
-        self.before, self.after = before, after
-        self.lock, self.owner = threading.Lock(), None
-        self.locked = self.lock.locked
-
-    def let_happen(self, event):
-        events = self.before, self.after
-        self.before = self.after = lambda: None
-        event()
-        self.before, self.after = events
-
-    def acquire(self):
-        assert self.owner != threading.get_ident(), "this thread already holds the lock"
-        self.let_happen(self.before)
-        self.lock.acquire()
-        self.owner = threading.get_ident()
-
-    def release(self, *_):
-        self.owner = None
-        self.lock.release()
-        self.let_happen(self.after)
-
-    __enter__, __exit__ = acquire, release
 
 
 def public_key(address):
