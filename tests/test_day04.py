@@ -27,7 +27,7 @@ def ledger_with_blocks_of(seconds, difficulty=5, blocks=11):
     "seconds, difficulty, verdict",
     [
         (0, 6, ["High up the difficulty"]),
-        (1.875, 6, ["High up the difficulty"]),  # times 16 is 30
+        (1.8, 6, ["High up the difficulty"]),  # times 16 is 28.8
         (1.9, 5, []),
         (30, 5, []),
         (30.5, 4, ["Lower the difficulty"]),
