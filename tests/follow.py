@@ -124,7 +124,7 @@ def follow(name, yours):
         print(f"{name} in {file} is the original again.")
         if newest:
             compare = "git", "diff", "--no-index", newest, script
-            tell("Yours is kept, the whole script. To compare the two", *compare)
+            tell("Yours is kept, the whole script. To compare the two, with git", *compare)
     else:
         if not original.exists():
             write(original, script.read_bytes())
