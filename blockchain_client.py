@@ -57,16 +57,12 @@ def generate_address() -> tuple[str, str]:
 
 def get_address_from_public(public: bytes) -> str:
     """Return the PEM of a public key without its marker lines and line breaks (Day 05)."""
-    lines = public.decode("ascii").splitlines()
-    address = "".join(lines[1:-1])
-    return address
+    return "".join(public.decode("ascii").splitlines()[1:-1])
 
 
 def extract_from_private(private: bytes) -> str:
     """Return the PEM of a private key without its marker lines and line breaks (Day 05)."""
-    lines = private.decode("ascii").splitlines()
-    private_key = "".join(lines[1:-1])
-    return private_key
+    return "".join(private.decode("ascii").splitlines()[1:-1])
 
 
 @dataclasses.dataclass(frozen=True)
