@@ -667,7 +667,9 @@ def test_output_that_nobody_reads_any_more_ends_the_client(server, run, alice, r
     client.type("\n".join(lines[:-1]))
     read = b""
     while not read.endswith(b"Comment: " if lines[0] == "3" else b"Address: "):
-        read += os.read(reader, 65536)
+        piece = os.read(reader, 65536)
+        assert piece, f"the client has ended: {client.output}"
+        read += piece
     os.close(reader)
     client.type(lines[-1])
     assert client.status() == 1
