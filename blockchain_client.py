@@ -109,8 +109,8 @@ def sign_transaction(transaction: Transaction, private: str) -> bytes:
     """
     private_key_pkcs = load_private_key(private)
     transaction_str = transaction_to_string(transaction)
-    signature = rsa.sign(transaction_str.encode("utf-8"), private_key_pkcs, "SHA-1")
-    return bytes(signature)
+    signature: bytes = rsa.sign(transaction_str.encode("utf-8"), private_key_pkcs, "SHA-1")
+    return signature
 
 
 def load_private_key(private: str) -> rsa.PrivateKey:
