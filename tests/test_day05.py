@@ -274,6 +274,7 @@ def test_a_refused_transaction_may_come_again(ledger, rich_alice):
 def taken_over(ledger):
     """Take a ledger's chain over, block by block, into a new ledger; return that one."""
     copy = BlockChain()
+    copy.lock = Lock()
     for block in ledger.chain:
         copy.append_block(dataclasses.replace(block, transactions=list(block.transactions)))
     return copy
