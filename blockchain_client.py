@@ -148,11 +148,11 @@ class Session:
 def send_request(session: Session, message: dict[str, Any]) -> None:
     """Send a request, and wait until handle_receive has printed its answer (Day 06).
 
-    Raises BackToMenu if its pickle is longer than MAX_REQUEST_BYTES; then nothing is sent. If there
-    is no answer after ANSWER_SECONDS, this says so, once, and waits on. A request with a
-    "signature" is a transaction. If its only answer is AUTHORIZED, this says when it counts. If the
-    wait is interrupted, because the person leaves or the node has gone, it says that the
-    transaction may have been accepted.
+    Raises BackToMenu if its pickle is longer than MAX_REQUEST_BYTES; then nothing is sent. Clears
+    `answered` before it sends. If there is no answer after ANSWER_SECONDS, this says so, once, and
+    waits on. A request with a "signature" is a transaction. If its only answer is AUTHORIZED, this
+    says when it counts. If the wait is interrupted, because the person leaves or the node has gone,
+    it says on stderr that the transaction may have been accepted.
     """
     data = pickle.dumps(message)
     if len(data) > MAX_REQUEST_BYTES:
@@ -279,19 +279,22 @@ def has_private_key(typed: str) -> bool:
 
 
 def whole_address(typed: str) -> str:
-    """Return the address in what was copied. Raises ValueError if it has not 512 to 4,096 bits."""
+    """Return the address in what was copied. Raises ValueError if there is no whole one."""
     address = bare_key(typed)
     public_key = f"-----BEGIN RSA PUBLIC KEY-----\n{address}\n-----END RSA PUBLIC KEY-----\n"
     with contextlib.suppress(Exception):  # rsa, base64 and pyasn1 raise many kinds
         key = rsa.PublicKey.load_pkcs1(public_key.encode("utf-8"))
-        # One key has many spellings in base64. The node knows only the one of generate_address.
+        # The node takes keys of 512 to 4,096 bits, in the one spelling of generate_address.
         if address == get_address_from_public(key.save_pkcs1()) and 2**511 <= key.n < 2**4096:
             return address
     raise ValueError("this is not a valid address.")
 
 
 def private_key_of(address: str, typed: str) -> str:
-    """Return the private key in what was copied. Raises ValueError if it is not the address's."""
+    """Return the private key in what was copied.
+
+    Raises ValueError if it is damaged, or belongs to another address.
+    """
     private_key = bare_key(typed)
     key = load_private_key(private_key)
     if get_address_from_public(rsa.PublicKey(key.n, key.e).save_pkcs1()) != address:

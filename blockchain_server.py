@@ -347,10 +347,10 @@ class BlockChain:
         """Return True if all hashes, links and work are right (Day 04).
 
         From the first block on, it calls `check_block`, and then compares `previous_hash`. It
-        prints what is wrong with the first block that does not pass, beginning with the article's
-        `Error:Hash not matched!` or `Error:Hash not matched to previous_hash`, and the number of
-        that block. Only what `check_block` may raise is such a fault. Last, it compares the work of
-        all blocks with `chain_work`, and prints which is more. If all is right, it prints `Hash
+        prints what is wrong with the first block that does not pass, and the number of that block.
+        Only what `check_block` may raise is such a fault, and a wrong link, for which the text
+        begins with `Error:Hash not matched to previous_hash`. Last, it compares the work of all
+        blocks with `chain_work`, and prints which is more. If all is right, it prints `Hash
         correct!`. The chain and `chain_work` are copied under the lock.
 
         One forgery it cannot see: a block that was changed, and then mined again, with all later
